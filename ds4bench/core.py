@@ -1,0 +1,255 @@
+"""Data that crosses the borders between the parts of ds4bench: plain records, no behaviour, no I/O.
+
+Times are seconds or milliseconds as the name says; instants are relative to the barrier of their batch.
+Records are ``msgspec.Struct`` so that a run folder's JSON lines decode typed and fast.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+METRIC_SCHEMA = 1
+"""Version of the metric definitions (client/timeline.py). Runs of different versions are never compared."""
+
+Phase = Literal["warmup", "measure"]
+
+
+class Verdict(StrEnum):
+    """The five verdicts; exit codes live in verdicts/exit_codes.py."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INVALID = "INVALID"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    SKIPPED = "SKIPPED"
+
+
+class CheckStatus(StrEnum):
+    """Outcome of one validity check."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNVERIFIED = "unverified"
+    NOT_APPLICABLE = "not_applicable"
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One point of a gate's matrix: ``id`` like ``p8192-c2``; ``params`` are the matrix values."""
+
+    id: str
+    concurrency: int
+    params: dict[str, int | float | str]
+
+
+class PlannedRequest(msgspec.Struct, frozen=True):
+    """One request that a workload wants sent: where, what, and what it expects of the answer."""
+
+    cell: str
+    index: int
+    path: str
+    body: dict[str, Any]
+    expect: dict[str, Any]
+
+
+class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One streamed request as the client saw it (definitions: client/timeline.py). None means not measurable.
+
+    ``error`` is a stable word (``http_429``, ``deadline``, ``disconnect``, ``bad_json``, ``no_usage``, ``no_tokens``,
+    ``connect``, ``cancelled``); ``error_detail`` is one line for a person.
+    """
+
+    ok: bool
+    error: str | None = None
+    error_detail: str | None = None
+    http_status: int | None = None
+    start_s: float = 0.0  # t0, relative to the barrier
+    lateness_ms: float = 0.0  # t0 minus the instant it was due
+    connect_ms: float | None = None
+    first_byte_s: float | None = None
+    ttft_s: float | None = None
+    ttfa_s: float | None = None
+    e2e_s: float | None = None  # ends at the last token
+    stream_close_ms: float | None = None  # from the last token to the end of the stream
+    tpot_ms: float | None = None
+    tpot_decode_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    first_chunk_tokens: int | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    chunk_times_s: list[float] = []  # token-bearing chunks, relative to t0
+    reads: int = 0
+    burst_reads: int = 0  # socket reads that brought more than one token-bearing event
+    comments: int = 0
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: list[dict[str, Any]] = []
+    logprobs: list[Any] = []
+
+
+class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How well the client itself ran while a batch was in flight."""
+
+    heartbeat_lag_p50_ms: float
+    heartbeat_lag_p99_ms: float
+    heartbeat_lag_max_ms: float
+    lateness_max_ms: float
+    burst_share: float  # share of reads that brought more than one token-bearing event
+    cpu_share: float  # client process CPU seconds / wall seconds
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All requests that started together at one barrier."""
+
+    results: list[RequestResult]
+    health: ClientHealth
+    wall_s: float
+    delivered_concurrency: float  # peak number of requests in flight at the same time
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workload read in one reply. ``scores`` are workload-defined numbers in 0..1 (for example recall)."""
+
+    scores: dict[str, float] = {}
+    detail: dict[str, Any] = {}
+
+
+class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``requests.jsonl``: a finished request, good or bad. ``attempt`` counts restarts of its batch."""
+
+    cell: str
+    repeat: int
+    attempt: int
+    index: int
+    phase: Phase
+    result: RequestResult
+    expect: dict[str, Any] = {}
+    answer: Answer | None = None
+
+
+class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``batches.jsonl``: written after every request of the batch is, so its presence means complete."""
+
+    cell: str
+    repeat: int
+    attempt: int
+    phase: Phase
+    requests: int
+    wall_s: float
+    delivered_concurrency: float
+    health: ClientHealth
+    counters: dict[str, float] = {}  # deltas of the serve's own counters, by the canonical names of targets/dialect.py
+    probe_ms: float | None = None  # time of the fixed CPU probe just before the batch (store/provenance.py)
+
+
+class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answered, on what. Stored with every run; never holds a secret."""
+
+    engine: str
+    engine_version: str | None = None
+    model: str
+    model_revision: str | None = None
+    weights: str | None = None  # "random", "trained", None = unknown
+    prefix_caching: bool | None = None
+    speculative: str | None = None
+    flags: dict[str, Any] = {}
+    faults: list[str] = []
+    hardware: dict[str, Any] = {}  # cpu, cores, gpus (names), driver: of the serve's machine when it is this one
+    local: bool = False
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of one validity check, in words a user reads in the report."""
+
+    name: str
+    status: CheckStatus
+    detail: str
+    cells: list[str] = []
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """A ratio candidate / baseline with its two-sided 90 % interval (two one-sided 5 %)."""
+
+    ratio: float
+    low: float
+    high: float
+    noise_cv: float  # run-to-run coefficient of variation that entered the interval
+    candidate: float  # geometric mean, in the metric's unit
+    baseline: float
+    candidate_repeats: int
+    baseline_repeats: int
+
+
+class RuleResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rule says. ``cell`` is None for a rule over all cells. ``primary`` rules can PASS or FAIL a gate."""
+
+    rule: str
+    verdict: Verdict
+    sentence: str
+    cell: str | None = None
+    primary: bool = True
+    margin: float | None = None
+    estimate: Estimate | None = None
+    repeats_needed: int | None = None
+
+
+class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of one gate run. ``sentence`` is the one line that says why."""
+
+    verdict: Verdict
+    sentence: str
+    checks: list[CheckResult]
+    rules: list[RuleResult]
+    baseline: str | None = None
+    notes: list[str] = []
+
+
+class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """``run.json``: what was asked, of whom, by which code."""
+
+    schema: int
+    run_id: str
+    created: str  # UTC, ISO 8601
+    gate: str
+    profile: str
+    effective_gate: dict[str, Any]
+    measurement_hash: str
+    measurement: dict[str, Any]  # the parts of the gate that change the measurement: what the hash is over
+    target: dict[str, Any]
+    fingerprint: Fingerprint | None
+    provenance: dict[str, Any]
+    metric_schema: int = METRIC_SCHEMA
+
+
+class RunData(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as read back from its folder: everything a verdict or report needs."""
+
+    manifest: RunManifest
+    requests: list[RequestRow]
+    batches: list[BatchRow]
+    verdict: GateVerdict | None = None
+    died: str | None = None  # why the serve was lost, when it was
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """A promoted run in small: per-request values the statistics need, and what makes it comparable."""
+
+    schema: int
+    name: str
+    created: str
+    gate: str
+    profile: str
+    run_id: str
+    measurement_hash: str
+    measurement: dict[str, Any]
+    metric_schema: int
+    fingerprint: Fingerprint
+    provenance: dict[str, Any]
+    requests: list[RequestRow]  # measured rows only; content, reasoning and chunk times are dropped
+    probe_ms: float | None = None  # median CPU probe over the run
+    note: str | None = None

@@ -1,0 +1,111 @@
+"""The paged state of one layer: KV slots in the real byte layouts and the compressor's rings.
+
+One block id stands for ``block_size`` positions in every cache, so a block that two sequences share carries everything
+that the next token needs: keys, compressed entries, and the compressor's last tokens before the block's end.
+"""
+
+from __future__ import annotations
+
+import torch
+from ds4_kernels import layouts
+from ds4_kernels.reference import compressor
+from torch import Tensor
+
+from ds4bench.embedded.config import C4A, EngineConfig, ModelConfig
+
+
+class KeyCache:
+    """Attention keys ``[slots, 512]`` in ``fp8_ds_mla`` slots, or as plain floats when quantisation is off."""
+
+    def __init__(self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype) -> None:
+        self.slots_per_block = slots_per_block
+        self._dtype = dtype
+        self._quantize = quantize
+        if quantize:
+            self.data = layouts.FP8_DS_MLA.allocate(num_blocks, slots_per_block)
+        else:
+            self.data = torch.zeros(num_blocks * slots_per_block, layouts.HEAD_DIM, dtype=dtype)
+
+    def write(self, slots: Tensor, keys: Tensor) -> None:
+        """Store keys ``[N, 512]`` at slots ``[N]``."""
+        if self._quantize:
+            layouts.FP8_DS_MLA.write(self.data, self.slots_per_block, slots, *layouts.pack_fp8_ds_mla(keys))
+        else:
+            self.data.index_copy_(0, slots, keys)
+
+    def read(self, slots: Tensor) -> Tensor:
+        """Keys ``[N, 512]`` at slots ``[N]``."""
+        if not self._quantize:
+            return self.data.index_select(0, slots)
+        data, scales = layouts.FP8_DS_MLA.read(self.data, self.slots_per_block, slots)
+        return layouts.unpack_fp8_ds_mla(data, scales, self._dtype)
+
+
+class IndexCache:
+    """Indexer keys ``[slots, 128]`` in ``indexer_fp8`` slots, or as plain floats when quantisation is off."""
+
+    def __init__(self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype) -> None:
+        self.slots_per_block = slots_per_block
+        self._dtype = dtype
+        self._quantize = quantize
+        if quantize:
+            self.data = layouts.INDEXER_FP8.allocate(num_blocks, slots_per_block)
+        else:
+            self.data = torch.zeros(num_blocks * slots_per_block, layouts.INDEX_DIM, dtype=dtype)
+
+    def write(self, slots: Tensor, keys: Tensor) -> None:
+        """Store keys ``[N, 128]`` at slots ``[N]``."""
+        if self._quantize:
+            layouts.INDEXER_FP8.write(self.data, self.slots_per_block, slots, *layouts.pack_indexer_fp8(keys))
+        else:
+            self.data.index_copy_(0, slots, keys)
+
+    def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """(values ``[N, 128]``, scales ``[N]``) at slots ``[N]``: the operands of the MQA logits."""
+        if not self._quantize:
+            keys = self.data.index_select(0, slots)
+            return keys, torch.ones(keys.shape[0], dtype=keys.dtype)
+        return layouts.unpack_indexer_fp8(*layouts.INDEXER_FP8.read(self.data, self.slots_per_block, slots), self._dtype)
+
+
+class StateRing:
+    """The compressor's last ``overlap * ratio`` tokens of every block: ``[kv | score]`` rows in FP32 (or FP64).
+
+    Position p of a block lives in row ``p % size``. When a block is full its ring holds the tokens before its end: what a
+    sequence that starts behind a cached block needs.
+    """
+
+    def __init__(self, num_blocks: int, ratio: int, head_dim: int, dtype: torch.dtype) -> None:
+        self.ratio = ratio
+        self.size = compressor.overlap(ratio) * ratio
+        self.width = compressor.overlap(ratio) * head_dim
+        self.rows = torch.zeros(num_blocks * self.size, 2 * self.width, dtype=dtype)
+
+    def write(self, blocks: Tensor, positions: Tensor, kv: Tensor, score: Tensor) -> None:
+        """Store tokens ``[N, width]`` at positions ``[N]`` of physical blocks ``[N]``."""
+        self.rows.index_copy_(0, blocks * self.size + positions % self.size, torch.cat((kv, score), dim=-1))
+
+    def read(self, blocks: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(kv, score) ``[N, width]`` of positions ``[N]``; a negative position gives kv 0 and score -inf."""
+        rows = self.rows.index_select(0, blocks * self.size + positions.clamp_min(0) % self.size)
+        kv, score = rows.split(self.width, dim=-1)
+        absent = (positions < 0).unsqueeze(-1)
+        return kv.masked_fill(absent, 0.0), score.masked_fill(absent, -torch.inf)
+
+
+class LayerCache:
+    """Everything paged that one layer keeps."""
+
+    def __init__(self, model: ModelConfig, engine: EngineConfig, ratio: int, dtype: torch.dtype) -> None:
+        blocks, size = engine.num_blocks, engine.block_size
+        self.window = KeyCache(blocks, size, quantize=model.quantize, dtype=dtype)
+        self.compressed: KeyCache | None = None
+        self.ring: StateRing | None = None
+        self.index: IndexCache | None = None
+        self.index_ring: StateRing | None = None
+        if ratio:
+            self.compressed = KeyCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype)
+            self.ring = StateRing(blocks, ratio, model.head_dim, dtype)
+        if ratio == C4A:
+            self.index = IndexCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype)
+            self.index_ring = StateRing(blocks, ratio, model.index_head_dim, dtype)

@@ -1,0 +1,98 @@
+"""Shapes of the model and limits of the engine.
+
+The model is DeepSeek-V4's architecture with small dimensions. What the byte layouts fix stays as it is in the
+released model: head_dim 512 (448 + 64 rope), index_head_dim 128, window 128, ratios {0, 4, 128}, hc_mult 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+SWA_ONLY = 0
+C4A = 4
+C128A = 128
+
+
+@dataclass(frozen=True)
+class YarnConfig:
+    """YaRN of the compressed layers: theta, factor, original length and the two correction bounds."""
+
+    theta: float = 160_000.0
+    factor: float = 16.0
+    original_max_position: int = 65_536
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a DeepSeek-V4 model. Defaults are ``ds4-tiny``: seven layers that a CPU can serve."""
+
+    name: str = "ds4-tiny"
+    vocab_size: int = 2048
+    dim: int = 256
+    num_heads: int = 8
+    head_dim: int = 512
+    rope_dim: int = 64
+    q_lora_rank: int = 128
+    o_groups: int = 2
+    o_lora_rank: int = 128
+    window: int = 128
+    compress_ratios: tuple[int, ...] = (0, 0, 4, 128, 4, 128, 4)
+    index_heads: int = 8
+    index_head_dim: int = 128
+    index_topk: int = 64
+    num_experts: int = 8
+    experts_per_token: int = 2
+    expert_dim: int = 128
+    num_hash_layers: int = 3
+    route_scale: float = 1.5
+    swiglu_limit: float = 10.0
+    hc_mult: int = 4
+    sinkhorn_iters: int = 20
+    hc_eps: float = 1e-6
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    yarn: YarnConfig = field(default_factory=YarnConfig)
+    max_position: int = 131_072
+    quantize: bool = True  # False: no FP8/FP4 simulation anywhere; only for the comparison with an unquantised oracle
+
+    def __post_init__(self) -> None:
+        bad = set(self.compress_ratios) - {SWA_ONLY, C4A, C128A}
+        if bad:
+            raise ValueError(f"compress_ratios has {sorted(bad)}; allowed: 0, 4, 128")
+        if self.num_heads % self.o_groups:
+            raise ValueError(f"num_heads {self.num_heads} must be a multiple of o_groups {self.o_groups}")
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers, without MTP blocks."""
+        return len(self.compress_ratios)
+
+    @property
+    def nope_dim(self) -> int:
+        """Dimensions of a head that carry no rope: the first ones."""
+        return self.head_dim - self.rope_dim
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Limits of the serve. ``block_size`` is positions per block; one block id stands for them in every layer's caches."""
+
+    block_size: int = 256
+    num_blocks: int = 640
+    max_num_seqs: int = 16
+    max_num_batched_tokens: int = 1024
+    max_model_len: int = 131_072
+    enable_prefix_caching: bool = True
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 20_260_501
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size % C128A:
+            raise ValueError(f"block_size {self.block_size} must be a multiple of {C128A}")
+        if self.num_blocks < 1 or self.max_num_batched_tokens < 1 or self.max_num_seqs < 1:
+            raise ValueError("num_blocks, max_num_batched_tokens and max_num_seqs must be at least 1")
