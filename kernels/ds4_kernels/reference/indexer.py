@@ -7,6 +7,10 @@ from torch import Tensor
 
 ROW_BLOCK = 32
 
+_TIE_BREAK = 1e-30
+"""The ReLU makes logits of exactly 0 common. A bias far below any other difference gives such ties to the earlier entry, so
+that the selection depends on neither batch nor chunk."""
+
 
 def mqa_logits(q: Tensor, k: Tensor, k_scale: Tensor, weights: Tensor) -> Tensor:
     """``logit[i, c] = k_scale[c] * sum_h weights[i, h] * relu(q[i, h] . k[c])`` as ``[M, N]``.
@@ -43,6 +47,7 @@ def select_topk(logits: Tensor, lens: Tensor, out: Tensor) -> None:
     """
     width = out.shape[1]
     column = torch.arange(logits.shape[1], device=logits.device)
+    logits.sub_(column, alpha=_TIE_BREAK)
     logits.masked_fill_(column >= lens.unsqueeze(-1), -torch.inf)
     best = logits.topk(min(width, logits.shape[1]), dim=-1, sorted=False).indices
     out[:, : best.shape[1]] = best
