@@ -12,6 +12,7 @@ from ds4_kernels.reference import compressor as pooling
 from ds4_kernels.reference import indexer as selection
 from ds4_kernels.reference import quant
 from ds4_kernels.reference.norm_rope import apply_rope_, rms_norm
+from ds4_kernels.reference.precision import bf16_products
 from torch import Tensor
 
 from ds4bench.embedded.batch import Batch, Segment, entry_slots
@@ -34,13 +35,16 @@ class Compressor:
 
     def __call__(self, x: Tensor, batch: Batch, ring: StateRing) -> tuple[Tensor, Tensor]:
         """Take in the step's tokens ``x [T, dim]``: (completed entries ``[n, d]``, their slots ``[n]``)."""
-        kv, score = torch.nn.functional.linear(x, self.projection).split(ring.width, dim=-1)
-        score = score + self.ape[batch.positions % self.ratio]
+        both = torch.nn.functional.linear(x, self.projection)
+        kv = both[:, : ring.width]
+        score = both[:, ring.width :] + self.ape[batch.positions % self.ratio]
         parts = [self._decode(kv, score, batch, ring)] if batch.num_decodes else []
         parts += [self._segment(kv[s.rows], score[s.rows], s, batch.block_size, ring) for s in batch.segments]
         pooled = torch.cat([p[0] for p in parts])
         entries = torch.cat([p[1] for p in parts])
         slots = torch.cat([p[2] for p in parts])
+        if not len(entries):
+            return pooled, slots
         keys = rms_norm(pooled, self.norm, self.eps)
         return apply_rope_(keys, self.rope[entries * self.ratio]), slots
 
@@ -48,6 +52,8 @@ class Compressor:
         rows, positions = batch.num_decodes, batch.decode_positions
         ring.write(batch.blocks[:rows], positions, kv[:rows], score[:rows])
         done = torch.where((positions + 1) % self.ratio == 0)[0]
+        if not len(done):
+            return kv.new_zeros(0, self.norm.shape[0]), done, done
         tables, last = batch.decode_blocks[done], positions[done]
         window = last.unsqueeze(-1) + torch.arange(1 - ring.size, 1)
         blocks = tables.gather(1, window.clamp_min(0) // batch.block_size)
@@ -149,9 +155,9 @@ class Attention:
         """(q latent ``[T, q_lora]``, roped q ``[T, H, 512]``, roped keys ``[T, 512]``)."""
         config = self.config
         inputs = quant.fp8_simulate(x, ACTIVATION_GROUP) if config.quantize else x
-        latent, keys = torch.nn.functional.linear(inputs, self.q_and_kv).split(
-            [config.q_lora_rank, config.head_dim], dim=-1
-        )
+        with bf16_products(x.shape[0] if config.quantize else 0):
+            both = torch.nn.functional.linear(inputs, self.q_and_kv)
+        latent, keys = both[:, : config.q_lora_rank], both[:, config.q_lora_rank :].contiguous()
         q_latent = rms_norm(latent, self.q_norm, config.norm_eps)
         q = self.wq_b(q_latent).view(-1, config.num_heads, config.head_dim)
         cos_sin = self.rope[positions]
@@ -164,7 +170,8 @@ class Attention:
         grouped = out.view(out.shape[0], config.o_groups, -1)
         if config.quantize:
             grouped = quant.fp8_simulate(grouped, ACTIVATION_GROUP)
-        latent = torch.bmm(grouped.transpose(0, 1), self.wo_a.transpose(1, 2)).transpose(0, 1)
+        with bf16_products(out.shape[0] if config.quantize else 0):
+            latent = torch.bmm(grouped.transpose(0, 1), self.wo_a.transpose(1, 2)).transpose(0, 1)
         return self.wo_b(latent.reshape(out.shape[0], -1))
 
     def _prefill(
@@ -210,7 +217,9 @@ class Attention:
         if index is None or entries.shape[1] <= self.config.index_topk:
             return torch.where(entries < visible, entries, -1)
         assert cache.index is not None
-        slots = entry_slots(batch.decode_blocks, torch.where(entries < visible, entries, 0), self.ratio, batch.block_size)
+        slots = entry_slots(
+            batch.decode_blocks, torch.where(entries < visible, entries, 0), self.ratio, batch.block_size
+        )
         values, scales = cache.index.read(slots.flatten())
         queries, weights = index
         scores = torch.bmm(queries, values.view(*slots.shape, -1).transpose(1, 2)).relu_()

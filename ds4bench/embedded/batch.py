@@ -12,7 +12,7 @@ from torch import Tensor
 class StepInput:
     """One sequence's share of a step: ``token_ids`` stand at positions ``start`` and following.
 
-    ``block_ids`` cover positions ``0 .. start + len(token_ids) - 1``. ``want_logits`` asks for the logits of the last token.
+    ``block_ids`` cover positions ``0 .. start + len(token_ids) - 1``. ``want_logits`` asks for the last token's logits.
     """
 
     token_ids: list[int]
@@ -34,7 +34,7 @@ class Segment:
 class Batch:
     """Index tensors of a step, all int64: ``token_ids``, ``positions`` and physical ``blocks`` per token ``[T]``.
 
-    Rows ``0 .. num_decodes - 1`` are single tokens with padded block tables ``decode_blocks [num_decodes, max blocks]``;
+    Rows ``0 .. num_decodes - 1`` are single tokens with padded tables ``decode_blocks [num_decodes, max blocks]``;
     ``segments`` are the rest.
     """
 
@@ -66,7 +66,9 @@ class Batch:
         self.blocks = torch.cat(blocks)
         self.slots = self.blocks * block_size + self.positions % block_size
         self.decode_blocks = _padded([inputs[i].block_ids for i in decodes])
-        self.logit_rows = torch.tensor([last_row[i] for i, item in enumerate(inputs) if item.want_logits], dtype=torch.int64)
+        self.logit_rows = torch.tensor(
+            [last_row[i] for i, item in enumerate(inputs) if item.want_logits], dtype=torch.int64
+        )
 
     @property
     def decode_positions(self) -> Tensor:
@@ -77,8 +79,8 @@ class Batch:
 def entry_slots(blocks: Tensor, entries: Tensor, ratio: int, block_size: int) -> Tensor:
     """Slots of compressed entries (ratio 1: of positions) in a cache with ``block_size // ratio`` slots a block.
 
-    ``blocks`` is one table ``[n]`` for ``entries [N]``, or padded tables ``[B, n]`` for ``entries [B, N]``. Negative entries
-    give the slot of entry 0: mask them.
+    ``blocks`` is one table ``[n]`` for ``entries [N]``, or padded tables ``[B, n]`` for ``entries [B, N]``. Negative
+    entries give the slot of entry 0: mask them.
     """
     per_block = block_size // ratio
     entries = entries.clamp_min(0)

@@ -65,14 +65,16 @@ class IndexCache:
         if not self._quantize:
             keys = self.data.index_select(0, slots)
             return keys, torch.ones(keys.shape[0], dtype=keys.dtype)
-        return layouts.unpack_indexer_fp8(*layouts.INDEXER_FP8.read(self.data, self.slots_per_block, slots), self._dtype)
+        return layouts.unpack_indexer_fp8(
+            *layouts.INDEXER_FP8.read(self.data, self.slots_per_block, slots), self._dtype
+        )
 
 
 class StateRing:
     """The compressor's last ``overlap * ratio`` tokens of every block: ``[kv | score]`` rows in FP32 (or FP64).
 
-    Position p of a block lives in row ``p % size``. When a block is full its ring holds the tokens before its end: what a
-    sequence that starts behind a cached block needs.
+    Position p of a block lives in row ``p % size``. When a block is full its ring holds the tokens before its end:
+    what a sequence that starts behind a cached block needs.
     """
 
     def __init__(self, num_blocks: int, ratio: int, head_dim: int, dtype: torch.dtype) -> None:
@@ -88,7 +90,7 @@ class StateRing:
     def read(self, blocks: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(kv, score) ``[N, width]`` of positions ``[N]``; a negative position gives kv 0 and score -inf."""
         rows = self.rows.index_select(0, blocks * self.size + positions.clamp_min(0) % self.size)
-        kv, score = rows.split(self.width, dim=-1)
+        kv, score = rows[:, : self.width], rows[:, self.width :]
         absent = (positions < 0).unsqueeze(-1)
         return kv.masked_fill(absent, 0.0), score.masked_fill(absent, -torch.inf)
 

@@ -78,12 +78,12 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Limits of the serve. ``block_size`` is positions per block; one block id stands for them in every layer's caches."""
+    """Limits of the serve. ``block_size`` is positions per block; one block id stands for them in every cache."""
 
     block_size: int = 256
     num_blocks: int = 640
     max_num_seqs: int = 16
-    max_num_batched_tokens: int = 1024
+    max_num_batched_tokens: int = 512
     max_model_len: int = 131_072
     enable_prefix_caching: bool = True
     device: str = "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from ds4_kernels.reference import mhc, moe, quant
+from ds4_kernels.reference.precision import bf16_products
 from torch import Tensor
 
 from ds4bench.embedded.config import ModelConfig
@@ -20,9 +21,15 @@ class Linear:
         self.quantize = quantize
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.quantize:
-            x = quant.fp8_simulate(x, ACTIVATION_GROUP)
-        return torch.nn.functional.linear(x, self.weight)
+        if not self.quantize:
+            return torch.nn.functional.linear(x, self.weight)
+        return fp8_linear(quant.fp8_simulate(x, ACTIVATION_GROUP), self.weight)
+
+
+def fp8_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` of operands that hold FP8 values: BF16 products of them are exact."""
+    with bf16_products(x.shape[0]):
+        return torch.nn.functional.linear(x, weight)
 
 
 class MoE:
@@ -44,21 +51,17 @@ class MoE:
         config = self.config
         logits = torch.nn.functional.linear(x, self.gate)
         fixed = None if self.tid2eid is None else self.tid2eid[token_ids]
-        ids, weights = moe.route(
-            logits, config.experts_per_token, config.route_scale, bias=self.bias, expert_ids=fixed
-        )
+        ids, weights = moe.route(logits, config.experts_per_token, config.route_scale, bias=self.bias, expert_ids=fixed)
         inputs = quant.fp8_simulate(x, ACTIVATION_GROUP) if config.quantize else x
-        routed = moe.experts(
-            inputs, ids, weights, self.w13, self.w2, config.swiglu_limit, quantize=config.quantize
-        )
+        routed = moe.experts(inputs, ids, weights, self.w13, self.w2, config.swiglu_limit, quantize=config.quantize)
         return routed.add_(self._shared(inputs))
 
     def _shared(self, inputs: Tensor) -> Tensor:
-        gate_up = torch.nn.functional.linear(inputs, self.shared_w13)
-        hidden = moe.swiglu_clamped(gate_up, self.config.swiglu_limit)
+        linear = fp8_linear if self.config.quantize else torch.nn.functional.linear
+        hidden = moe.swiglu_clamped(linear(inputs, self.shared_w13), self.config.swiglu_limit)
         if self.config.quantize:
             hidden = quant.fp8_simulate(hidden, ACTIVATION_GROUP)
-        return torch.nn.functional.linear(hidden, self.shared_w2)
+        return linear(hidden, self.shared_w2)
 
 
 class HyperConnection:

@@ -51,7 +51,9 @@ class DeepseekV4:
         ]
         self.norm = weights.matrix("norm.weight")
         self.head = weights.matrix("head.weight")
-        self.hc_head = tuple(weights.matrix(f"hc_head_{part}") for part in ("fn", "scale", "base"))
+        self.hc_fn = weights.matrix("hc_head_fn")
+        self.hc_scale = weights.matrix("hc_head_scale")
+        self.hc_base = weights.matrix("hc_head_base")
 
     def __call__(self, batch: Batch, caches: list[LayerCache]) -> Tensor:
         """Run the step's tokens; logits ``[len(batch.logit_rows), vocab]``."""
@@ -59,7 +61,8 @@ class DeepseekV4:
         streams = self.embed[batch.token_ids].unsqueeze(1).repeat(1, config.hc_mult, 1)
         for block, cache in zip(self.blocks, caches, strict=True):
             streams = block(streams, batch, cache)
-        x = mhc.head(streams[batch.logit_rows], *self.hc_head, config.norm_eps, config.hc_eps)
+        streams = streams[batch.logit_rows]
+        x = mhc.head(streams, self.hc_fn, self.hc_scale, self.hc_base, config.norm_eps, config.hc_eps)
         return torch.nn.functional.linear(rms_norm(x, self.norm, config.norm_eps), self.head)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: DeepSeek's tensor names and storage formats, made from a seed or read back, and widened for the CPU.
 
-A checkpoint maps names to tensors as the released one stores them: FP8 linears with E8M0 block scales (``.scale``), routed
-experts in MXFP4, the rest in float. ``Weights`` gives the model plain float matrices.
+A checkpoint maps names to tensors as the released one stores them: FP8 linears with E8M0 block scales (``.scale``),
+routed experts in MXFP4, the rest in float. ``Weights`` gives the model plain float matrices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def random_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
     """Random weights from a seed, quantised as the released checkpoint is (``config.quantize`` False: float)."""
     generator = torch.Generator().manual_seed(seed)
     checkpoint: Checkpoint = {}
-    for name, value in _random_tensors(config, generator):
+    for name, value in _Initialiser(config, generator).model():
         if not config.quantize or not _is_quantised_linear(name):
             checkpoint[name] = value
         elif ".experts." in name:
@@ -81,80 +81,84 @@ def _is_quantised_linear(name: str) -> bool:
     return parts[-1] == "weight" and parts[-2] in _FP8_LINEARS
 
 
-def _random_tensors(config: ModelConfig, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-    def normal(*shape: int, std: float) -> Tensor:
-        return torch.randn(*shape, generator=generator) * std
+class _Initialiser:
+    """Random tensors from one generator, scaled so that activations keep a root mean square near one."""
 
-    def linear(rows: int, cols: int, gain: float = 1.0) -> Tensor:
-        return normal(rows, cols, std=gain / math.sqrt(cols))
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        self.config = config
+        self.generator = generator
 
-    def norm(size: int, gain: float = 1.0) -> Tensor:
-        return gain * (1 + normal(size, std=0.1))
+    def normal(self, *shape: int, std: float) -> Tensor:
+        return torch.randn(*shape, generator=self.generator) * std
 
-    yield "embed.weight", normal(config.vocab_size, config.dim, std=1.0)
-    for index in range(config.num_layers):
-        prefix = f"layers.{index}"
-        yield from ((f"{prefix}.{k}", v) for k, v in _attention_tensors(config, index, linear, norm, normal))
-        yield from ((f"{prefix}.ffn.{k}", v) for k, v in _moe_tensors(config, index, linear, normal, generator))
-        yield f"{prefix}.attn_norm.weight", norm(config.dim)
-        yield f"{prefix}.ffn_norm.weight", norm(config.dim)
+    def linear(self, rows: int, cols: int, gain: float = 1.0) -> Tensor:
+        return self.normal(rows, cols, std=gain / math.sqrt(cols))
+
+    def norm(self, size: int, gain: float = 1.0) -> Tensor:
+        return gain * (1 + self.normal(size, std=0.1))
+
+    def model(self) -> Iterator[tuple[str, Tensor]]:
+        config = self.config
+        yield "embed.weight", self.normal(config.vocab_size, config.dim, std=1.0)
+        for index in range(config.num_layers):
+            for name, value in self._layer(index):
+                yield f"layers.{index}.{name}", value
+        yield "norm.weight", self.norm(config.dim)
+        yield "head.weight", self.linear(config.vocab_size, config.dim, gain=3.0)
+        yield "hc_head_fn", self.linear(config.hc_mult, config.hc_mult * config.dim)
+        yield "hc_head_base", self.normal(config.hc_mult, std=0.5)
+        yield "hc_head_scale", torch.ones(1)
+
+    def _layer(self, index: int) -> Iterator[tuple[str, Tensor]]:
+        config = self.config
+        yield from self._attention(config.compress_ratios[index])
+        yield from self._moe(hashed=index < config.num_hash_layers)
+        yield "attn_norm.weight", self.norm(config.dim)
+        yield "ffn_norm.weight", self.norm(config.dim)
+        streams = config.hc_mult
+        width = (2 + streams) * streams
         for block in ("attn", "ffn"):
-            yield from ((f"{prefix}.hc_{block}_{k}", v) for k, v in _hyper_connection(config, linear, normal))
-    yield "norm.weight", norm(config.dim)
-    yield "head.weight", linear(config.vocab_size, config.dim, gain=3.0)
-    yield "hc_head_fn", linear(config.hc_mult, config.hc_mult * config.dim)
-    yield "hc_head_base", normal(config.hc_mult, std=0.5)
-    yield "hc_head_scale", torch.ones(1)
+            base = self.normal(width, std=0.3)
+            base[2 * streams :] += 2 * torch.eye(streams).flatten()  # streams mostly keep to themselves
+            yield f"hc_{block}_fn", self.linear(width, streams * config.dim)
+            yield f"hc_{block}_base", base
+            yield f"hc_{block}_scale", torch.full((3,), 0.5)
 
+    def _attention(self, ratio: int) -> Iterator[tuple[str, Tensor]]:
+        config = self.config
+        q_width = config.num_heads * config.head_dim
+        yield "attn.wq_a.weight", self.linear(config.q_lora_rank, config.dim)
+        yield "attn.q_norm.weight", self.norm(config.q_lora_rank)
+        yield "attn.wq_b.weight", self.linear(q_width, config.q_lora_rank)
+        yield "attn.wkv.weight", self.linear(config.head_dim, config.dim)
+        yield "attn.kv_norm.weight", self.norm(config.head_dim, gain=1.5)
+        yield "attn.wo_a.weight", self.linear(config.o_groups * config.o_lora_rank, q_width // config.o_groups)
+        yield "attn.wo_b.weight", self.linear(config.dim, config.o_groups * config.o_lora_rank)
+        yield "attn.attn_sink", self.normal(config.num_heads, std=1.0)
+        if ratio:
+            yield from self._compressor("attn.compressor", ratio, config.head_dim)
+        if ratio == C4A:
+            width = config.index_heads * config.index_head_dim
+            yield "attn.indexer.wq_b.weight", self.linear(width, config.q_lora_rank)
+            yield "attn.indexer.weights_proj.weight", self.linear(config.index_heads, config.dim)
+            yield from self._compressor("attn.indexer.compressor", ratio, config.index_head_dim)
 
-def _attention_tensors(config: ModelConfig, index: int, linear, norm, normal):  # type: ignore[no-untyped-def]
-    q_width = config.num_heads * config.head_dim
-    yield "attn.wq_a.weight", linear(config.q_lora_rank, config.dim)
-    yield "attn.q_norm.weight", norm(config.q_lora_rank)
-    yield "attn.wq_b.weight", linear(q_width, config.q_lora_rank)
-    yield "attn.wkv.weight", linear(config.head_dim, config.dim)
-    yield "attn.kv_norm.weight", norm(config.head_dim, gain=1.5)
-    yield "attn.wo_a.weight", linear(config.o_groups * config.o_lora_rank, q_width // config.o_groups)
-    yield "attn.wo_b.weight", linear(config.dim, config.o_groups * config.o_lora_rank)
-    yield "attn.attn_sink", normal(config.num_heads, std=1.0)
-    ratio = config.compress_ratios[index]
-    if ratio:
-        yield from _compressor_tensors(config, "attn.compressor", ratio, config.head_dim, linear, norm, normal)
-    if ratio == C4A:
-        yield "attn.indexer.wq_b.weight", linear(config.index_heads * config.index_head_dim, config.q_lora_rank)
-        yield "attn.indexer.weights_proj.weight", linear(config.index_heads, config.dim)
-        yield from _compressor_tensors(
-            config, "attn.indexer.compressor", ratio, config.index_head_dim, linear, norm, normal
-        )
+    def _compressor(self, prefix: str, ratio: int, dim: int) -> Iterator[tuple[str, Tensor]]:
+        width = compressor.overlap(ratio) * dim
+        yield f"{prefix}.wkv.weight", self.linear(width, self.config.dim)
+        yield f"{prefix}.wgate.weight", self.linear(width, self.config.dim)
+        yield f"{prefix}.ape", self.normal(ratio, width, std=0.5)
+        yield f"{prefix}.norm.weight", self.norm(dim, gain=1.5)
 
-
-def _compressor_tensors(config: ModelConfig, prefix: str, ratio: int, dim: int, linear, norm, normal):  # type: ignore[no-untyped-def]
-    width = compressor.overlap(ratio) * dim
-    yield f"{prefix}.wkv.weight", linear(width, config.dim)
-    yield f"{prefix}.wgate.weight", linear(width, config.dim)
-    yield f"{prefix}.ape", normal(ratio, width, std=0.5)
-    yield f"{prefix}.norm.weight", norm(dim, gain=1.5)
-
-
-def _moe_tensors(config: ModelConfig, index: int, linear, normal, generator: torch.Generator):  # type: ignore[no-untyped-def]
-    yield "gate.weight", linear(config.num_experts, config.dim)
-    if index < config.num_hash_layers:
-        picks = torch.rand(config.vocab_size, config.num_experts, generator=generator).topk(config.experts_per_token)
-        yield "gate.tid2eid", picks.indices.to(torch.int32)
-    else:
-        yield "gate.bias", normal(config.num_experts, std=0.1)
-    names = [f"experts.{e}" for e in range(config.num_experts)] + ["shared_experts"]
-    for name in names:
-        yield f"{name}.w1.weight", linear(config.expert_dim, config.dim)
-        yield f"{name}.w2.weight", linear(config.dim, config.expert_dim)
-        yield f"{name}.w3.weight", linear(config.expert_dim, config.dim)
-
-
-def _hyper_connection(config: ModelConfig, linear, normal):  # type: ignore[no-untyped-def]
-    streams = config.hc_mult
-    width = (2 + streams) * streams
-    yield "fn", linear(width, streams * config.dim)
-    base = normal(width, std=0.3)
-    base[2 * streams :] += 2 * torch.eye(streams).flatten()  # streams mostly keep to themselves
-    yield "base", base
-    yield "scale", torch.full((3,), 0.5)
+    def _moe(self, *, hashed: bool) -> Iterator[tuple[str, Tensor]]:
+        config = self.config
+        yield "ffn.gate.weight", self.linear(config.num_experts, config.dim)
+        if hashed:
+            scores = torch.rand(config.vocab_size, config.num_experts, generator=self.generator)
+            yield "ffn.gate.tid2eid", scores.topk(config.experts_per_token).indices.to(torch.int32)
+        else:
+            yield "ffn.gate.bias", self.normal(config.num_experts, std=0.1)
+        for name in [f"experts.{e}" for e in range(config.num_experts)] + ["shared_experts"]:
+            yield f"ffn.{name}.w1.weight", self.linear(config.expert_dim, config.dim)
+            yield f"ffn.{name}.w2.weight", self.linear(config.dim, config.expert_dim)
+            yield f"ffn.{name}.w3.weight", self.linear(config.expert_dim, config.dim)

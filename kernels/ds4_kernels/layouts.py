@@ -50,7 +50,7 @@ class PlanarLayout:
         return torch.zeros(num_blocks, self.block_stride(block_size), dtype=torch.uint8, device=device)
 
     def write(self, cache: Tensor, block_size: int, slots: Tensor, data: Tensor, scales: Tensor) -> None:
-        """Store rows: data uint8 ``[N, data_bytes]``, scales uint8 ``[N, scale_bytes]`` at int64 slots ``[N]``, all >= 0."""
+        """Store uint8 rows, data ``[N, data_bytes]`` and scales ``[N, scale_bytes]``, at int64 slots ``[N]`` >= 0."""
         block, offset = slots // block_size, slots % block_size
         self._data_rows(cache).index_copy_(0, self._data_index(cache, block, offset), data)
         self._scale_rows(cache).index_copy_(0, self._scale_index(cache, block_size, block, offset), scales)

@@ -1,6 +1,7 @@
 """The model over paged caches: equal greedy tokens however a prompt is cut, batched or cached.
 
-FP64 compute, because FP32 rounding depends on the batch shape and may flip an FP8 rounding; the caches are the real FP8 bytes.
+FP64 compute, because FP32 rounding depends on the batch shape and may flip an FP8 rounding; the caches are the real
+FP8 bytes.
 """
 
 from __future__ import annotations

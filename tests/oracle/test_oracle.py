@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers_oracle as oracle
+from safetensors.torch import load_file
+
 from ds4bench.embedded.config import EngineConfig
 from ds4bench.embedded.runner import ModelRunner, StepInput
-from safetensors.torch import load_file
 
 BLOCKS = [5, 2, 7, 0, 3]
 
 
 @pytest.fixture(scope="module")
 def runner() -> ModelRunner:
-    return ModelRunner(oracle.CONFIG, EngineConfig(num_blocks=8, seed=oracle.SEED, num_threads=2))
+    return ModelRunner(oracle.CONFIG, EngineConfig(num_blocks=8, seed=oracle.SEED, dtype="float64", num_threads=2))
 
 
 def cosine(runner: ModelRunner, length: int, reference: torch.Tensor) -> float:
@@ -38,9 +39,7 @@ def test_a_wrong_rope_theta_would_be_seen(runner: ModelRunner) -> None:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("length", oracle.LENGTHS)
-def test_logits_equal_transformers_live(
-    runner: ModelRunner, length: int, live_logits: dict[str, torch.Tensor]
-) -> None:
+def test_logits_equal_transformers_live(runner: ModelRunner, length: int, live_logits: dict[str, torch.Tensor]) -> None:
     assert cosine(runner, length, live_logits[str(length)]) > 0.9999
 
 

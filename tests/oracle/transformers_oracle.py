@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+
 from ds4bench.embedded.config import ModelConfig
 from ds4bench.embedded.weights import random_checkpoint
-from safetensors.torch import save_file
 
 FIXTURE = Path(__file__).with_name("transformers_logits.safetensors")
 SEED = 11
@@ -41,7 +42,11 @@ def transformers_logits(lengths: tuple[int, ...] = LENGTHS) -> dict[str, torch.T
         )
         (Path(folder) / "config.json").write_text(json.dumps(_transformers_config()))
         model, info = DeepseekV4ForCausalLM.from_pretrained(
-            folder, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
+            folder,
+            dtype=torch.float64,
+            attn_implementation="eager",
+            experts_implementation="eager",
+            output_loading_info=True,
         )
     unexpected = [info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]]
     if unexpected:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ds4_kernels.reference.precision import bf16_products
+
 QUERY_BLOCK = 64
 GATHER_BLOCK = 128
 
@@ -50,16 +52,23 @@ def accumulate_window(q: Tensor, kv: Tensor, window: int, history: int, scale: f
     padded = kv.new_zeros(rows, dim)
     padded[lead : lead + source.shape[0]] = source
     keys = padded.as_strided((num_blocks, block + reach, dim), (block * dim, dim, 1))
-    queries = q if tokens == num_blocks * block else torch.nn.functional.pad(q, (0, 0, 0, 0, 0, num_blocks * block - tokens))
-    scores = torch.bmm(queries.reshape(num_blocks, block * heads, dim), keys.transpose(1, 2)).mul_(scale)
+    queries = (
+        q if tokens == num_blocks * block else torch.nn.functional.pad(q, (0, 0, 0, 0, 0, num_blocks * block - tokens))
+    )
+    with bf16_products(tokens):
+        scores = torch.bmm(queries.reshape(num_blocks, block * heads, dim), keys.transpose(1, 2)).mul_(scale)
     scores = scores.view(num_blocks, block, heads, block + reach)
 
     row = torch.arange(num_blocks * block, device=q.device).view(num_blocks, block, 1)
-    column = torch.arange(block + reach, device=q.device) + torch.arange(0, num_blocks * block, block, device=q.device)[:, None]
+    column = (
+        torch.arange(block + reach, device=q.device)
+        + torch.arange(0, num_blocks * block, block, device=q.device)[:, None]
+    )
     column = column.unsqueeze(1)  # index into ``padded``; query ``row`` stands at column row + reach
     visible = (column <= row + reach) & (column >= row) & (column >= lead)
     scores.masked_fill_(~visible.unsqueeze(2), -torch.inf)
-    state = _state(scores.view(num_blocks, block * heads, block + reach), keys)
+    with bf16_products(tokens):
+        state = _state(scores.view(num_blocks, block * heads, block + reach), keys)
     return SoftmaxState(
         state.maximum.view(-1, heads)[:tokens],
         state.denominator.view(-1, heads)[:tokens],
@@ -70,11 +79,14 @@ def accumulate_window(q: Tensor, kv: Tensor, window: int, history: int, scale: f
 def accumulate_dense(q: Tensor, kv: Tensor, lens: Tensor, scale: float) -> SoftmaxState:
     """Attend to a prefix of shared keys: q ``[T, H, D]``, kv ``[N, D]``, query t sees rows ``0 .. lens[t] - 1``."""
     tokens, heads, dim = q.shape
-    scores = (q.view(tokens * heads, dim) @ kv.T).mul_(scale).view(tokens, heads, -1)
+    with bf16_products(tokens):
+        scores = (q.view(tokens * heads, dim) @ kv.T).mul_(scale).view(tokens, heads, -1)
     hidden = torch.arange(kv.shape[0], device=q.device) >= lens.unsqueeze(-1)
     scores.masked_fill_(hidden.unsqueeze(1), -torch.inf)
     maximum, weights, denominator = _softmax_parts(scores)
-    return SoftmaxState(maximum, denominator, (weights.view(tokens * heads, -1) @ kv).view(tokens, heads, dim))
+    with bf16_products(tokens):
+        accumulator = (weights.view(tokens * heads, -1) @ kv).view(tokens, heads, dim)
+    return SoftmaxState(maximum, denominator, accumulator)
 
 
 def accumulate_indexed(q: Tensor, kv: Tensor, indices: Tensor, scale: float) -> SoftmaxState:
@@ -90,7 +102,9 @@ def accumulate_indexed(q: Tensor, kv: Tensor, indices: Tensor, scale: float) -> 
         rows = indices[begin : begin + GATHER_BLOCK]
         part = gathered[: rows.numel()]
         torch.index_select(kv, 0, rows.clamp_min(0).flatten(), out=part)
-        state = accumulate_gathered(q[begin : begin + GATHER_BLOCK], part.view(rows.shape[0], width, dim), rows >= 0, scale)
+        state = accumulate_gathered(
+            q[begin : begin + GATHER_BLOCK], part.view(rows.shape[0], width, dim), rows >= 0, scale
+        )
         for whole, piece in zip(out, state, strict=True):
             whole[begin : begin + GATHER_BLOCK] = piece
     return out

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ds4_kernels.reference.precision import bf16_products
+
 ROW_BLOCK = 32
 
 _TIE_BREAK = 1e-30
-"""The ReLU makes logits of exactly 0 common. A bias far below any other difference gives such ties to the earlier entry, so
-that the selection depends on neither batch nor chunk."""
+"""The ReLU makes logits of exactly 0 common. A bias far below any other difference gives such ties to the earlier
+entry, so that the selection depends on neither batch nor chunk."""
 
 
 def mqa_logits(q: Tensor, k: Tensor, k_scale: Tensor, weights: Tensor) -> Tensor:
@@ -18,15 +20,16 @@ def mqa_logits(q: Tensor, k: Tensor, k_scale: Tensor, weights: Tensor) -> Tensor
     q ``[M, H, 128]`` and k ``[N, 128]`` hold e4m3 values widened to float; q's scale is folded into weights ``[M, H]``.
     """
     rows, heads, dim = q.shape
-    scores = (q.reshape(rows * heads, dim) @ k.T).relu_().view(rows, heads, -1)
+    with bf16_products(rows):
+        scores = (q.reshape(rows * heads, dim) @ k.T).relu_().view(rows, heads, -1)
     return torch.bmm(weights.unsqueeze(1), scores).squeeze(1).mul_(k_scale)
 
 
 def topk_visible(q: Tensor, k: Tensor, k_scale: Tensor, weights: Tensor, lens: Tensor, topk: int) -> Tensor:
     """Indices int64 ``[M, topk]`` of the highest logits among rows ``0 .. lens[i] - 1``; -1 where there are fewer.
 
-    Order within a row is free. ``lens`` ``[M]`` must not decrease along the rows. Rows go in blocks so that the scores of
-    a block stay in cache and a block looks only at the keys that its last row sees.
+    Order within a row is free. ``lens`` ``[M]`` must not decrease along the rows. Rows go in blocks so that the scores
+    of a block stay in cache and a block looks only at the keys that its last row sees.
     """
     rows = q.shape[0]
     out = torch.full((rows, topk), -1, dtype=torch.int64, device=q.device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ds4_kernels.reference import quant
+from ds4_kernels.reference.precision import bf16_products
 
 ACTIVATION_GROUP = 128
 GATHER_TOKENS = 8
@@ -44,13 +45,14 @@ def experts(
     if x.shape[0] <= GATHER_TOKENS:
         return _gathered_experts(x, ids, weights, w13, w2, limit, quantize)
     out = torch.zeros_like(x)
-    for expert in range(w13.shape[0]):
-        token, slot = torch.where(ids == expert)
-        hidden = swiglu_clamped(torch.nn.functional.linear(x[token], w13[expert]), limit)
-        hidden.mul_(weights[token, slot].unsqueeze(-1))
-        if quantize:
-            hidden = quant.fp8_simulate(hidden, ACTIVATION_GROUP)
-        out.index_add_(0, token, torch.nn.functional.linear(hidden, w2[expert]))
+    with bf16_products(x.shape[0] if quantize else 0):  # FP8 times MXFP4: exact in BF16
+        for expert in range(w13.shape[0]):
+            token, slot = torch.where(ids == expert)
+            hidden = swiglu_clamped(torch.nn.functional.linear(x[token], w13[expert]), limit)
+            hidden.mul_(weights[token, slot].unsqueeze(-1))
+            if quantize:
+                hidden = quant.fp8_simulate(hidden, ACTIVATION_GROUP)
+            out.index_add_(0, token, torch.nn.functional.linear(hidden, w2[expert]))
     return out
 
 

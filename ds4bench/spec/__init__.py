@@ -1,0 +1,1 @@
+"""Gate files: pydantic models, YAML loading with file:line errors, JSON Schema."""

@@ -1,0 +1,213 @@
+"""From a gate's name to the effective gate: file, profile overlay, overrides, validation, hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from ds4bench.errors import SpecError
+from ds4bench.spec.document import child, compose, merge, override, to_plain, where
+from ds4bench.spec.gate import WORKLOAD_VERSIONS, GateSpec
+from ds4bench.spec.mistakes import did_you_mean, explain
+
+FULL = "full"
+"""The profile that is the file itself, without an overlay."""
+
+
+@dataclass(frozen=True)
+class EffectiveGate:
+    """A gate as it will be measured and judged.
+
+    ``measurement`` holds the parts that change what is measured (not repeats, deadline, validity or rules:
+    these change how it is judged); ``measurement_hash`` is over exactly these.
+    """
+
+    spec: GateSpec
+    profile: str
+    measurement: dict[str, Any]
+    measurement_hash: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``effective_from_dict`` reads them back."""
+        return {
+            "profile": self.profile,
+            "spec": self.spec.model_dump(mode="json"),
+            "measurement": self.measurement,
+            "measurement_hash": self.measurement_hash,
+        }
+
+
+@dataclass(frozen=True)
+class GateInfo:
+    """One line of ``ds4bench gates``."""
+
+    name: str
+    title: str
+    purpose: str
+    path: Path
+    profiles: list[str]
+
+
+def effective(spec: GateSpec, profile: str) -> EffectiveGate:
+    """The effective gate of a validated spec."""
+    measurement = measurement_of(spec)
+    return EffectiveGate(spec, profile, measurement, measurement_hash(measurement))
+
+
+def effective_from_dict(data: dict[str, Any]) -> EffectiveGate:
+    """The gate stored with a run (``run.json``: effective_gate), for ``--resume``.
+
+    Raises SpecError when this version of ds4bench does not know the stored gate any more.
+    """
+    try:
+        return effective(GateSpec.model_validate(data["spec"]), str(data["profile"]))
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise SpecError(
+            f"the gate stored with the run is not one that this version of ds4bench knows ({reason}); "
+            "measure it again instead of resuming"
+        ) from None
+
+
+def measurement_of(spec: GateSpec) -> dict[str, Any]:
+    """The parts of a gate that change what is measured, as plain JSON values."""
+    parts = spec.model_dump(mode="json", include={"workload", "seed", "request", "matrix", "warmup"})
+    del parts["request"]["deadline_s"]
+    return {**parts, "workload_version": WORKLOAD_VERSIONS[spec.workload]}
+
+
+def measurement_hash(measurement: dict[str, Any]) -> str:
+    """First 16 hex digits of SHA-256 over the canonical JSON (keys sorted, no spaces)."""
+    canonical = json.dumps(measurement, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def load_gate(
+    name_or_path: str,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    repeats: int | None = None,
+    directory: Path | None = None,
+) -> EffectiveGate:
+    """The gate ``name_or_path`` with its profile (default ``full``) and ``path=value`` overrides applied.
+
+    ``directory`` is where names are looked up, default the project's ``gates/``.
+    Raises SpecError: one line a mistake, with file and line or the override, what is wrong and what is
+    allowed.
+    """
+    path = _find(name_or_path, directory)
+    root, profiles = _read(path)
+    wanted = profile or FULL
+    known = _profile_names(profiles)
+    if wanted not in known:
+        raise SpecError(
+            f"{_shown(path)}: no profile {wanted!r}; allowed: {', '.join(known)}{did_you_mean(wanted, known)}"
+        )
+    overlay = child(profiles, wanted)
+    if overlay is not None and not _is_null(overlay):
+        root = merge(root, overlay)
+    for text in overrides:
+        where_to, _, value = text.partition("=") if "=" in text else ("", "", "")
+        root = override(root, where_to, value, f"--set {text}")
+    if repeats is not None:
+        root = override(root, "repeats.count", str(repeats), f"--repeats {repeats}")
+    return effective(_validated(root, path), wanted)
+
+
+def list_gates(directory: Path | None = None) -> list[GateInfo]:
+    """All gates by name. Raises SpecError for the first file that is wrong."""
+    gates = []
+    for path in sorted(_gates_dir(directory).glob("*.yaml")):
+        root, profiles = _read(path)
+        spec = _validated(root, path)
+        gates.append(GateInfo(spec.name, spec.title, spec.purpose, path, _profile_names(profiles)))
+    return gates
+
+
+def _gates_dir(directory: Path | None) -> Path:
+    if directory is not None:
+        return directory
+    from ds4bench.paths import gates_dir
+
+    return gates_dir()
+
+
+def _find(name_or_path: str, directory: Path | None) -> Path:
+    as_path = Path(name_or_path)
+    if as_path.suffix in (".yaml", ".yml") or len(as_path.parts) > 1:
+        if as_path.is_file():
+            return as_path
+        raise SpecError(
+            f"{name_or_path}: no such gate file; give a path to a YAML file or the name of a gate"
+        )
+    folder = _gates_dir(directory)
+    path = folder / f"{name_or_path}.yaml"
+    if path.is_file():
+        return path
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    raise SpecError(
+        f"no gate {name_or_path!r} in {_shown(folder)}; known: {', '.join(names) or 'none'}"
+        f"{did_you_mean(name_or_path, names)}"
+    )
+
+
+def _shown(path: Path) -> str:
+    """The path as a user would type it: relative to the working directory when it lies below it."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def _read(path: Path) -> tuple[Node, Node]:
+    """The gate's own node tree and the node of its ``profiles``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{_shown(path)}: cannot be read: {error}") from None
+    root = compose(text, _shown(path))
+    if not isinstance(root, MappingNode):
+        raise SpecError(
+            f"{_shown(path)}:1: a gate file must be a mapping with keys such as name, request, rules"
+        )
+    profiles = child(root, "profiles") or MappingNode(root.tag, [], root.start_mark, root.end_mark)
+    own = [(key, value) for key, value in root.value if key.value != "profiles"]
+    _check_profiles(profiles)
+    return MappingNode(root.tag, own, root.start_mark, root.end_mark), profiles
+
+
+def _check_profiles(profiles: Node) -> None:
+    if not isinstance(profiles, MappingNode):
+        raise SpecError(
+            f"{where(profiles)}: profiles: must be a mapping from a profile's name to what it changes"
+        )
+    for key, value in profiles.value:
+        if not isinstance(value, MappingNode) and not _is_null(value):
+            raise SpecError(
+                f"{where(value)}: profiles.{key.value}: must be a mapping of what the profile changes"
+            )
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and to_plain(node) is None
+
+
+def _profile_names(profiles: Node) -> list[str]:
+    return list(dict.fromkeys([FULL, *(str(key.value) for key, _ in profiles.value)]))
+
+
+def _validated(root: Node, path: Path) -> GateSpec:
+    try:
+        spec = GateSpec.model_validate(to_plain(root))
+    except ValidationError as error:
+        raise SpecError(explain(error, root)) from None
+    if spec.name != path.stem:
+        node = child(root, "name") or root
+        raise SpecError(f"{where(node)}: name: {spec.name!r} must be the file's name; allowed: {path.stem!r}")
+    return spec

@@ -1,0 +1,100 @@
+"""Turns pydantic's error locations into lines a person can act on: where, what is wrong, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+from yaml.nodes import MappingNode, Node, SequenceNode
+
+from ds4bench.spec.document import child, key_node, where
+from ds4bench.spec.schema import Schema, allowed, noun, resolve, spec_schema
+
+_OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+_LENGTH = {"too_short", "too_long", "string_too_short", "string_too_long", "string_pattern_mismatch"}
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """``; did you mean 'request'?`` or nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def explain(error: ValidationError, root: Node) -> str:
+    """One line a mistake, in the order of the file, for example
+    ``gates/long-context.yaml:14: rules[0].margin: 'abc' is not a number; allowed: a number in 0..1``.
+    """
+    lines: dict[str, str] = {}
+    for item in error.errors(include_url=False, include_context=True):
+        node, path, text = _explain_one(item, root)
+        lines.setdefault(path, f"{where(node)}: {path}: {text}" if path else f"{where(node)}: {text}")
+    return "\n".join(lines.values())
+
+
+def _explain_one(item: Any, root: Node) -> tuple[Node, str, str]:
+    kind, loc = item["type"], item["loc"]
+    if kind == "extra_forbidden":
+        node, path, schema = _walk(loc[:-1], root)
+        known, key = resolve(schema).get("properties", {}), loc[-1]
+        hint = f"; allowed: {', '.join(known)}{did_you_mean(key, known)}"
+        return key_node(node, key) or node, path, f"unknown key {key!r}{hint}"
+    node, path, schema = _walk(loc, root)
+    if kind == "union_tag_invalid":
+        node = child(node, resolve(schema)["discriminator"]["propertyName"]) or node
+    return node, path, _problem(kind, item, schema)
+
+
+def _problem(kind: str, item: Any, schema: Schema) -> str:  # noqa: PLR0911 - one line a kind of mistake
+    value, hint = _shown(item["input"]), f"; allowed: {allowed(schema)}"
+    if kind == "missing":
+        return f"missing{hint}"
+    if kind == "union_tag_not_found":
+        return f"{item['ctx']['discriminator']} is missing{hint}"
+    if kind == "union_tag_invalid":
+        tags = resolve(schema)["discriminator"]["mapping"]
+        tag = item["ctx"]["tag"]
+        return f"the kind {tag!r} is not known; allowed: {', '.join(tags)}{did_you_mean(tag, tags)}"
+    if kind == "literal_error" and "anyOf" not in schema:
+        options = resolve(schema).get("enum", [resolve(schema).get("const")])
+        return f"{value} is not known{hint}{did_you_mean(item['input'], map(str, options))}"
+    if kind == "value_error":
+        return str(item["ctx"]["error"])
+    if kind in _OUT_OF_RANGE:
+        return f"{value} is out of range{hint}"
+    if kind in _LENGTH:
+        return f"{value} does not fit{hint}"
+    return f"{value} is not {noun(schema)}{hint}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value) if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _walk(loc: tuple[str | int, ...], root: Node) -> tuple[Node, str, Schema]:
+    """The deepest node, the path in words and the schema at a pydantic location.
+
+    The tags of discriminated unions and the names of union members that pydantic puts into a location are no
+    steps in the file: the first only chooses the schema, at the second the walk ends.
+    """
+    node, path, schema = root, "", spec_schema()
+    for step in loc:
+        schema = resolve(schema)
+        tags = schema.get("discriminator", {}).get("mapping", {})
+        if step in tags:
+            schema = {"$ref": tags[step]}
+            continue
+        if isinstance(step, int) and isinstance(node, SequenceNode) and "items" in schema:
+            path, schema = f"{path}[{step}]", schema["items"]
+        elif step in schema.get("properties", {}):
+            path, schema = f"{path}.{step}" if path else str(step), schema["properties"][step]
+        elif step in tags.values() or not isinstance(node, MappingNode) or "properties" not in schema:
+            break
+        node = child(node, step) or node
+    return node, path, schema

@@ -1,0 +1,98 @@
+"""From a run and a baseline to the verdict: validity first, then completeness, comparability, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ds4bench.core import Baseline, CheckResult, CheckStatus, GateVerdict, RuleResult, RunData, Verdict
+from ds4bench.verdicts.comparability import comparable
+from ds4bench.verdicts.evidence import Evidence, gather
+from ds4bench.verdicts.rules import judge
+from ds4bench.verdicts.validity import run_checks
+from ds4bench.verdicts.wording import percent
+
+if TYPE_CHECKING:
+    from ds4bench.spec.load import EffectiveGate
+
+
+def decide(
+    gate: EffectiveGate,
+    run: RunData,
+    baseline: Baseline | None,
+    *,
+    baseline_refusal: Sequence[str] = (),
+) -> GateVerdict:
+    """The verdict of one gate run. Pure; raises nothing for bad data, which is what INVALID is for.
+
+    ``baseline_refusal`` are the caller's own reasons against the baseline, or why there is none.
+    """
+    refusal = list(baseline_refusal)
+    if baseline is None:
+        refusal = refusal or ["no baseline"]
+    elif reasons := refusal + comparable(run.manifest, baseline):
+        refusal = [f"not comparable with {baseline.name}: {'; '.join(reasons)}"]
+    evidence = gather(gate, run, None if refusal else baseline)
+    checks = run_checks(evidence)
+    name = baseline.name if baseline else None
+    if early := _not_to_be_judged(evidence, checks):
+        verdict, sentence = early
+        return GateVerdict(verdict=verdict, sentence=sentence, checks=checks, rules=[], baseline=name)
+    rules = judge(evidence, refusal)
+    verdict, sentence = _unverified(evidence, checks) or combine(rules)
+    notes = _notes(evidence, checks, refusal)
+    return GateVerdict(
+        verdict=verdict, sentence=sentence, checks=checks, rules=rules, baseline=name, notes=notes
+    )
+
+
+def combine(rules: Sequence[RuleResult]) -> tuple[Verdict, str]:
+    """The gate's verdict and sentence from its rules: any FAIL fails, else the primary rules decide.
+
+    Rules that are not primary (single cells, a skipped recall) cannot turn a PASS into anything but FAIL.
+    """
+    failed = [rule for rule in rules if rule.verdict is Verdict.FAIL]
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        return Verdict.FAIL, failed[0].sentence + more
+    primary = [rule for rule in rules if rule.primary]
+    for verdict in (Verdict.INCONCLUSIVE, Verdict.PASS):
+        for rule in primary:
+            if rule.verdict is verdict:
+                return verdict, rule.sentence
+    return Verdict.SKIPPED, "; ".join(rule.sentence for rule in rules) or "no rule applies"
+
+
+def _not_to_be_judged(evidence: Evidence, checks: Sequence[CheckResult]) -> tuple[Verdict, str] | None:
+    """A run that is INVALID or not finished: its rules would say something about nothing."""
+    failed = [check for check in checks if check.status is CheckStatus.FAILED]
+    if failed:
+        others = ", ".join(check.name for check in failed[1:])
+        return Verdict.INVALID, failed[0].detail + (f" (also failed: {others})" if others else "")
+    if not evidence.complete:
+        return Verdict.INCONCLUSIVE, f"interrupted: {evidence.interruption}"
+    return None
+
+
+def _unverified(evidence: Evidence, checks: Sequence[CheckResult]) -> tuple[Verdict, str] | None:
+    """What could not be verified keeps a run from a verdict, unless the gate allows just that."""
+    allowed = {"cold_verified"} if evidence.spec.validity.allow_unverified_cold else set()
+    open_checks = [c for c in checks if c.status is CheckStatus.UNVERIFIED and c.name not in allowed]
+    return (Verdict.INCONCLUSIVE, open_checks[0].detail) if open_checks else None
+
+
+def _notes(evidence: Evidence, checks: Sequence[CheckResult], refusal: Sequence[str]) -> list[str]:
+    """What a reader of the verdict should know beside it."""
+    notes = [f"{check.name}: {check.detail}" for check in checks if check.status is CheckStatus.UNVERIFIED]
+    notes += [reason for reason in refusal if evidence.baseline is None]
+    for rule in evidence.spec.rules:
+        if rule.kind == "ratio" and evidence.baseline is not None:
+            notes.append(
+                f"rule {rule.name}: intervals are 90 % over repeats and allow for "
+                f"{percent(rule.session_cv, 1)} that one build differs from session to session "
+                "(session_cv in the gate file)"
+            )
+    fingerprint = evidence.run.manifest.fingerprint
+    if fingerprint is not None and fingerprint.faults:
+        notes.append(f"the serve says that faults are injected: {', '.join(fingerprint.faults)}")
+    return notes

@@ -1,0 +1,204 @@
+"""The rules of a gate: what each says about a valid, complete run, in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ds4bench.core import Baseline, Cell, Estimate, RequestRow, RuleResult, Verdict
+from ds4bench.verdicts.evidence import Evidence
+from ds4bench.verdicts.wording import METRICS, change, limit, percent
+
+if TYPE_CHECKING:
+    from ds4bench.spec.gate import RatioRule, RecallRule, ZeroFailuresRule
+
+Strata = list[list[float]]
+"""[repeats, strata]: one value a request, strata are cell x queue rank."""
+
+
+def judge(evidence: Evidence, refusal: Sequence[str]) -> list[RuleResult]:
+    """Results of all rules, in the order of the gate file; a ratio rule gives one over all cells and one a
+    cell.
+
+    ``refusal`` says why there is no baseline to compare with; it is used when ``evidence.baseline`` is None.
+    """
+    results: list[RuleResult] = []
+    for rule in evidence.spec.rules:
+        if rule.kind == "ratio":
+            results += ratio(rule, evidence, refusal)
+        elif rule.kind == "recall":
+            results.append(recall(rule, evidence))
+        else:
+            results.append(zero_failures(rule, evidence))
+    return results
+
+
+def zero_failures(rule: ZeroFailuresRule, evidence: Evidence) -> RuleResult:
+    """No request failed. (A failed one also makes the run INVALID; as a rule it stands in the record.)"""
+    total = sum(batch.row.requests for batch in evidence.batches)
+    failed = total - sum(len(batch.answered) for batch in evidence.batches)
+    verdict = Verdict.FAIL if failed else Verdict.PASS
+    return RuleResult(
+        rule=rule.name, verdict=verdict, sentence=f"{failed} of {total} requests failed: {verdict}"
+    )
+
+
+def recall(rule: RecallRule, evidence: Evidence) -> RuleResult:
+    """Mean recall of the sentinel codes over all answers against the threshold; needs no baseline."""
+    fingerprint = evidence.run.manifest.fingerprint
+    if fingerprint is not None and fingerprint.weights == "random":
+        sentence = "recall of the codes: not applicable (random weights)"
+        return RuleResult(rule=rule.name, verdict=Verdict.SKIPPED, sentence=sentence, primary=False)
+    rows = [row for _, row in evidence.answered()]
+    scores = [row.answer.scores["recall"] for row in rows if row.answer and "recall" in row.answer.scores]
+    if len(scores) < max(len(rows), 1):
+        sentence = f"recall of the codes: only {len(scores)} of {len(rows)} answers were scored: INCONCLUSIVE"
+        return RuleResult(rule=rule.name, verdict=Verdict.INCONCLUSIVE, sentence=sentence)
+    mean = math.fsum(scores) / len(scores)
+    rounding = 1e-9  # a mean of many 0.9 may be a hair under 0.9
+    verdict = Verdict.PASS if mean >= rule.threshold - rounding else Verdict.FAIL
+    cut = sum(_cut_before_the_codes(row) for row in rows)
+    why = f"; {cut} answers ended at max_tokens before all codes were given" if cut else ""
+    sentence = (
+        f"recall of the codes {percent(mean, 1)} over {len(scores)} answers; at least "
+        f"{limit(rule.threshold)} is asked{why}: {verdict}"
+    )
+    return RuleResult(rule=rule.name, verdict=verdict, sentence=sentence)
+
+
+def _cut_before_the_codes(row: RequestRow) -> bool:
+    return row.result.finish_reason == "length" and row.answer is not None and row.answer.scores["recall"] < 1
+
+
+def ratio(rule: RatioRule, evidence: Evidence, refusal: Sequence[str]) -> list[RuleResult]:
+    """The metric against the baseline: over all cells with ``margin``, and each cell with
+    ``per_cell_margin``.
+
+    PASS: the interval's bad end is inside the margin. FAIL: its good end is outside. Else INCONCLUSIVE with
+    the number of repeats that would decide. A cell alone can only FAIL the gate (a hard limit), so it is not
+    primary.
+    """
+    baseline = evidence.baseline
+    if baseline is None:
+        return [_undecided(rule, "; ".join(refusal) or "no baseline")]
+    cells = evidence.spec.matrix.cells()
+    try:
+        overall = _estimate(rule, evidence, baseline, cells)
+        results = [_overall(rule, overall, baseline)]
+        if rule.per_cell_margin is not None:
+            results += [
+                _cell(rule, cell, _estimate(rule, evidence, baseline, [cell]), baseline) for cell in cells
+            ]
+    except ValueError as error:
+        return [
+            _undecided(rule, f"{METRICS[rule.metric].name} cannot be compared with {baseline.name}: {error}")
+        ]
+    return results
+
+
+def _undecided(rule: RatioRule, why: str) -> RuleResult:
+    return RuleResult(
+        rule=rule.name, verdict=Verdict.INCONCLUSIVE, sentence=f"{why}: INCONCLUSIVE", margin=rule.margin
+    )
+
+
+def _estimate(rule: RatioRule, evidence: Evidence, baseline: Baseline, cells: Sequence[Cell]) -> Estimate:
+    from ds4bench.stats.ratio import ratio_estimate
+
+    ours = [row for _, row in evidence.answered()]
+    return ratio_estimate(
+        strata(ours, cells, rule.metric),
+        strata(baseline.requests, cells, rule.metric),
+        session_cv=rule.session_cv,
+    )
+
+
+def strata(rows: Iterable[RequestRow], cells: Sequence[Cell], metric: str) -> Strata:
+    """One list of values a repeat: cell by cell, inside a batch by queue rank (the order of TTFT).
+
+    The rank and not the request's index is the stratum, because which of the requests that start together is
+    served first is chance, and the pooled mean of a queue is an average of the queue, not of the engine.
+    Raises ValueError when a request has no value or repeats have different numbers of requests.
+    """
+    batches: dict[tuple[int, str], list[RequestRow]] = {}
+    for row in rows:
+        if row.phase == "measure" and row.result.ok:
+            batches.setdefault((row.repeat, row.cell), []).append(row)
+    for batch in batches.values():
+        batch.sort(key=lambda row: row.result.ttft_s or math.inf)
+    table: Strata = []
+    for repeat in sorted({repeat for repeat, _ in batches}):
+        values = [getattr(row.result, metric) for cell in cells for row in batches.get((repeat, cell.id), [])]
+        if any(value is None for value in values):
+            raise ValueError(f"{sum(v is None for v in values)} requests of a repeat have no such value")
+        table.append(values)
+    if len({len(values) for values in table}) > 1:
+        raise ValueError("its repeats have different numbers of requests")
+    return table
+
+
+def _worsening(rule: RatioRule, estimate: Estimate) -> tuple[float, float]:
+    """(good end, bad end) of the interval as "times worse"."""
+    if rule.direction == "lower_is_better":
+        return estimate.low, estimate.high
+    return 1 / estimate.high, 1 / estimate.low
+
+
+def _verdict(rule: RatioRule, estimate: Estimate, margin: float) -> Verdict:
+    good_end, bad_end = _worsening(rule, estimate)
+    if good_end > 1 + margin:
+        return Verdict.FAIL
+    return Verdict.PASS if bad_end <= 1 + margin else Verdict.INCONCLUSIVE
+
+
+def _overall(rule: RatioRule, estimate: Estimate, baseline: Baseline) -> RuleResult:
+    verdict = _verdict(rule, estimate, rule.margin)
+    needed, hint = None, ""
+    if verdict is Verdict.INCONCLUSIVE:
+        needed, hint = _what_would_decide(rule, estimate)
+    sentence = (
+        f"{change(rule.metric, estimate)} than {baseline.name}; margin {limit(rule.margin)}; "
+        f"noise {percent(estimate.noise_cv, 1)}: {verdict}{hint}"
+    )
+    return RuleResult(
+        rule=rule.name,
+        verdict=verdict,
+        sentence=sentence,
+        margin=rule.margin,
+        estimate=estimate,
+        repeats_needed=needed,
+    )
+
+
+def _cell(rule: RatioRule, cell: Cell, estimate: Estimate, baseline: Baseline) -> RuleResult:
+    margin = rule.per_cell_margin or rule.margin
+    verdict = _verdict(rule, estimate, margin)
+    text = f"{change(rule.metric, estimate)} than {baseline.name}; limit of a cell {limit(margin)}"
+    return RuleResult(
+        rule=rule.name,
+        verdict=verdict,
+        sentence=f"{cell.id}: {text}: {verdict}",
+        cell=cell.id,
+        primary=False,
+        margin=margin,
+        estimate=estimate,
+    )
+
+
+def _what_would_decide(rule: RatioRule, estimate: Estimate) -> tuple[int | None, str]:
+    """The number of repeats that would decide, and the end of the sentence that says so."""
+    from ds4bench.stats.ratio import repeats_needed, session_half_width
+
+    margin_log = math.log1p(rule.margin) * (1 if rule.direction == "lower_is_better" else -1)
+    needed = repeats_needed(estimate, margin_log, session_cv=rule.session_cv)
+    if needed is not None:
+        return needed, f"; {needed} repeats would decide (--repeats {needed})"
+    both = repeats_needed(estimate, margin_log, session_cv=rule.session_cv, new_baseline=True)
+    if both is not None:
+        return None, f"; only {both} repeats here and in a new baseline would decide"
+    sessions = percent(math.expm1(session_half_width(rule.session_cv)), 1)
+    return (
+        None,
+        f"; no number of repeats would decide, it is nearer to the margin than {sessions} of session noise",
+    )

@@ -1,0 +1,169 @@
+"""A small world of runs: the real smoke gate, records as a serve and the store would leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ds4bench.core import (
+    Baseline,
+    BatchRow,
+    ClientHealth,
+    Fingerprint,
+    RequestResult,
+    RequestRow,
+    RunData,
+    RunManifest,
+)
+from ds4bench.spec.load import EffectiveGate, load_gate
+
+GATES = Path(__file__).parents[2] / "gates"
+HEALTH = ClientHealth(
+    heartbeat_lag_p50_ms=0.1,
+    heartbeat_lag_p99_ms=0.5,
+    heartbeat_lag_max_ms=1.0,
+    lateness_max_ms=0.3,
+    burst_share=0.0,
+    cpu_share=0.1,
+)
+FINGERPRINT = Fingerprint(
+    engine="ds4bench-embedded",
+    engine_version="0.1.0",
+    model="ds4-tiny",
+    model_revision="seed-0",
+    weights="random",
+    prefix_caching=True,
+    hardware={"cpu": "a cpu", "cores": 2, "gpus": [], "driver": None},
+    local=True,
+)
+
+Ttft = Callable[[str, int, int], float]
+
+
+def plain_ttft(cell: str, repeat: int, index: int) -> float:
+    """Seconds: by prompt length and place in the queue, with a small fixed spread over repeats."""
+    tokens = int(cell.removeprefix("p").partition("-")[0])
+    return tokens / 2000 * (index + 1) * (1 + 0.004 * (repeat - 1))
+
+
+class World:
+    """Builds gates, runs and baselines; every argument changes one thing of a healthy run."""
+
+    def gate(self, *overrides: str, profile: str = "smoke") -> EffectiveGate:
+        return load_gate("long-context", profile=profile, overrides=overrides, directory=GATES)
+
+    def run(
+        self,
+        gate: EffectiveGate,
+        *,
+        ttft: Ttft = plain_ttft,
+        result: dict[str, Any] | None = None,
+        where: Callable[[RequestRow], bool] = lambda row: True,
+        row: dict[str, Any] | None = None,
+        batch: dict[str, Any] | None = None,
+        health: dict[str, Any] | None = None,
+        fingerprint: dict[str, Any] | None = None,
+        manifest: dict[str, Any] | None = None,
+        batches_done: int | None = None,
+        died: str | None = None,
+    ) -> RunData:
+        """A complete run; ``result`` and ``row`` change the requests that ``where`` picks."""
+        requests: list[RequestRow] = []
+        batches: list[BatchRow] = []
+        changed_health = msgspec.structs.replace(HEALTH, **(health or {}))
+        for repeat in range(gate.spec.repeats.count):
+            for cell in gate.spec.matrix.cells():
+                for index in range(cell.concurrency):
+                    made = request_row(cell.id, repeat, index, ttft(cell.id, repeat, index))
+                    if where(made):
+                        answer = msgspec.structs.replace(made.result, **(result or {}))
+                        made = msgspec.structs.replace(made, result=answer, **(row or {}))
+                    requests.append(made)
+                made_batch = BatchRow(
+                    cell=cell.id,
+                    repeat=repeat,
+                    attempt=0,
+                    phase="measure",
+                    requests=cell.concurrency,
+                    wall_s=1.0,
+                    delivered_concurrency=float(cell.concurrency),
+                    health=changed_health,
+                    probe_ms=50.0,
+                )
+                batches.append(msgspec.structs.replace(made_batch, **(batch or {})))
+        run_manifest = RunManifest(
+            schema=1,
+            run_id="20261121-031500-long-context-smoke-ab12",
+            created="2026-11-21T03:15:00Z",
+            gate=gate.spec.name,
+            profile=gate.profile,
+            effective_gate=gate.to_dict(),
+            measurement_hash=gate.measurement_hash,
+            measurement=gate.measurement,
+            target={},
+            fingerprint=msgspec.structs.replace(FINGERPRINT, **(fingerprint or {})),
+            provenance={},
+        )
+        return RunData(
+            manifest=msgspec.structs.replace(run_manifest, **(manifest or {})),
+            requests=requests,
+            batches=batches[:batches_done],
+            died=died,
+        )
+
+    def baseline(self, run: RunData, **changes: Any) -> Baseline:
+        """The run, promoted."""
+        assert run.manifest.fingerprint is not None
+        made = Baseline(
+            schema=1,
+            name="here",
+            created=run.manifest.created,
+            gate=run.manifest.gate,
+            profile=run.manifest.profile,
+            run_id=run.manifest.run_id,
+            measurement_hash=run.manifest.measurement_hash,
+            measurement=run.manifest.measurement,
+            metric_schema=run.manifest.metric_schema,
+            fingerprint=run.manifest.fingerprint,
+            provenance={},
+            requests=run.requests,
+            probe_ms=50.0,
+        )
+        return msgspec.structs.replace(made, **changes)
+
+
+def request_row(cell: str, repeat: int, index: int, ttft_s: float) -> RequestRow:
+    tokens = int(cell.removeprefix("p").partition("-")[0])
+    result = RequestResult(
+        ok=True,
+        http_status=200,
+        ttft_s=ttft_s,
+        ttfa_s=ttft_s,
+        e2e_s=ttft_s + 0.375,
+        tpot_ms=25.0,
+        tpot_decode_ms=25.0,
+        prompt_tokens=tokens,
+        completion_tokens=16,
+        cached_tokens=0,
+        finish_reason="length",
+        model="ds4-tiny",
+        chunk_times_s=[ttft_s + 0.025 * i for i in range(16)],
+    )
+    return RequestRow(
+        cell=cell,
+        repeat=repeat,
+        attempt=0,
+        index=index,
+        phase="measure",
+        result=result,
+        expect={"prompt_tokens": tokens},
+    )
+
+
+@pytest.fixture
+def world() -> World:
+    return World()

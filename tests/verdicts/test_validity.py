@@ -1,0 +1,200 @@
+"""Every validity check: it holds for a healthy run, and one thing makes it fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ds4bench.core import CheckResult, CheckStatus
+from ds4bench.verdicts.evidence import gather
+from ds4bench.verdicts.validity import CHECKS, run_checks
+
+OK, FAILED = CheckStatus.OK, CheckStatus.FAILED
+UNVERIFIED, NOT_APPLICABLE = CheckStatus.UNVERIFIED, CheckStatus.NOT_APPLICABLE
+
+
+def check(world: Any, name: str, *overrides: str, with_baseline: bool = True, **changes: Any) -> CheckResult:
+    gate = world.gate(*overrides)
+    baseline = world.baseline(world.run(gate)) if with_baseline else None
+    results = run_checks(gather(gate, world.run(gate, **changes), baseline))
+    return next(result for result in results if result.name == name)
+
+
+def test_every_check_holds_for_a_healthy_run_and_keeps_its_name(world: Any) -> None:
+    gate = world.gate()
+    run = world.run(gate)
+    results = run_checks(gather(gate, run, world.baseline(run)))
+    assert [r.name for r in results] == [c.__name__ for c in CHECKS]
+    assert {r.status for r in results} == {OK}
+
+
+def test_nothing_measured_is_not_applicable_and_never_ok(world: Any) -> None:
+    gate = world.gate()
+    results = run_checks(gather(gate, world.run(gate, batches_done=0, died="killed"), None))
+    assert results[0].status is FAILED
+    assert {r.status for r in results[1:]} == {NOT_APPLICABLE}
+
+
+def test_dead_server_fails_and_says_how_to_resume(world: Any) -> None:
+    result = check(world, "server_alive", died="exit code -9", batches_done=5)
+    assert result.status is FAILED
+    assert result.detail == (
+        "server died (exit code -9): 5 of 12 batches measured; "
+        "resume with --resume 20261121-031500-long-context-smoke-ab12"
+    )
+
+
+def test_run_that_was_resumed_after_a_death_is_alive(world: Any) -> None:
+    result = check(world, "server_alive", died="exit code -9")
+    assert result.status is OK
+    assert "died once" in result.detail
+
+
+def test_failed_request_is_counted_by_kind_and_cell(world: Any) -> None:
+    result = check(
+        world,
+        "all_requests_ok",
+        result={"ok": False, "error": "deadline", "error_detail": "no last token after 120 s"},
+        where=lambda row: row.cell == "p8192-c2" and row.repeat == 1,
+    )
+    assert result.status is FAILED
+    assert result.cells == ["p8192-c2"]
+    assert result.detail == ("2 of 18 requests failed (deadline x2) in p8192-c2: no last token after 120 s")
+
+
+def test_request_without_a_row_is_missing(world: Any) -> None:
+    gate = world.gate()
+    run = world.run(gate)
+    torn = msgspec.structs.replace(run, requests=run.requests[1:])
+    result = next(r for r in run_checks(gather(gate, torn, None)) if r.name == "all_requests_ok")
+    assert result.status is FAILED
+    assert "missing x1" in result.detail
+
+
+def test_rows_of_an_unfinished_attempt_do_not_count(world: Any) -> None:
+    gate = world.gate()
+    run = world.run(gate)
+    lost = msgspec.structs.replace(
+        run.requests[0],
+        attempt=1,
+        result=msgspec.structs.replace(run.requests[0].result, ok=False, error="disconnect"),
+    )
+    evidence = gather(gate, msgspec.structs.replace(run, requests=[*run.requests, lost]), None)
+    assert {r.status for r in run_checks(evidence)} <= {OK, NOT_APPLICABLE}
+
+
+def test_reply_of_another_model_fails(world: Any) -> None:
+    result = check(world, "model_identity", result={"model": "newer"}, where=lambda row: row.index == 1)
+    assert result.status is FAILED
+    assert "replies came from model newer, asked for was ds4-tiny" in result.detail
+
+
+def test_replies_that_name_no_model_are_unverified(world: Any) -> None:
+    assert check(world, "model_identity", result={"model": None}).status is UNVERIFIED
+    assert check(world, "model_identity", manifest={"fingerprint": None}).status is UNVERIFIED
+
+
+def test_truncated_prompt_fails_as_truncation(world: Any) -> None:
+    def at_8192(row: Any) -> bool:
+        return bool(row.cell == "p8192-c1")
+
+    result = check(world, "no_truncation", result={"prompt_tokens": 4096}, where=at_8192)
+    assert result.status is FAILED
+    assert "worst 4,096 of 8,192 tokens in p8192-c1" in result.detail
+    assert check(world, "no_truncation", result={"prompt_tokens": 9000}, where=at_8192).status is OK
+
+
+@pytest.mark.parametrize(("tokens", "status"), [(8192, OK), (8270, OK), (8290, FAILED), (8100, FAILED)])
+def test_prompt_length_is_held_within_one_percent(world: Any, tokens: int, status: CheckStatus) -> None:
+    result = check(
+        world, "length_within", result={"prompt_tokens": tokens}, where=lambda row: "8192" in row.cell
+    )
+    assert result.status is status
+
+
+def test_length_without_usage_is_unverified(world: Any) -> None:
+    assert check(world, "length_within", result={"prompt_tokens": None}).status is UNVERIFIED
+
+
+def test_what_the_workload_expects_goes_before_the_cell(world: Any) -> None:
+    changed = {"result": {"prompt_tokens": 5000}, "row": {"expect": {"prompt_tokens": 5000}}}
+    assert check(world, "length_within", **changed).status is OK
+
+
+def test_requests_one_after_the_other_are_no_concurrency(world: Any) -> None:
+    result = check(world, "delivered_concurrency", batch={"delivered_concurrency": 1.0})
+    assert result.status is FAILED
+    assert result.cells == ["p2048-c2", "p8192-c2"]
+    assert "only 1 of 2 requests" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"ttft_s": 0.0}, "ttft_s is 0"),
+        ({"ttft_s": -0.1}, "ttft_s is negative"),
+        ({"ttft_s": None}, "ttft_s is missing"),
+        ({"ttft_s": float("nan")}, "ttft_s is nan"),
+        ({"e2e_s": float("inf")}, "e2e_s is inf"),
+        ({"tpot_ms": -1.0}, "tpot_ms is negative"),
+        ({"tpot_decode_ms": 0.0}, "time per output token is 0"),
+        ({"ttft_s": 99.0}, "after the last token"),
+        ({"completion_tokens": 15}, "15 tokens in 16 chunks"),
+        ({"completion_tokens": 0, "chunk_times_s": []}, "0 tokens in 0 chunks"),
+    ],
+)
+def test_impossible_value_fails(world: Any, values: dict[str, Any], why: str) -> None:
+    result = check(world, "possible_values", result=values, where=lambda row: row.cell == "p2048-c1")
+    assert result.status is FAILED
+    assert why in result.detail
+    assert result.cells == ["p2048-c1"]
+
+
+@pytest.mark.parametrize(
+    ("health", "part"),
+    [
+        (
+            {"heartbeat_lag_p99_ms": 60.0},
+            "60.0 ms event-loop lag against 5 % of the TTFT of 1019.9 ms allowed",
+        ),
+        ({"heartbeat_lag_p99_ms": 6.0}, "event-loop lag against 20 % of the chunk gap of 25.0 ms"),
+        ({"lateness_max_ms": 80.0}, "late start against 5 % of the TTFT"),
+    ],
+)
+def test_starved_client_fails(world: Any, health: dict[str, Any], part: str) -> None:
+    few_gaps = {} if "gap" in part else {"chunk_times_s": []}
+    result = check(world, "client_not_starved", health=health, result=few_gaps)
+    assert result.status is FAILED
+    assert part in result.detail
+
+
+def test_few_chunk_gaps_are_not_compared_with_the_lag(world: Any) -> None:
+    few = {"chunk_times_s": [1.0, 1.01, 1.02]}
+    assert check(world, "client_not_starved", health={"heartbeat_lag_p99_ms": 6.0}, result=few).status is OK
+
+
+@pytest.mark.parametrize(
+    ("probe", "status", "part"),
+    [
+        (50.0, OK, "0 % slower"),
+        (53.0, OK, "6 % slower"),
+        (56.0, UNVERIFIED, "this machine runs the fixed CPU probe 12 % slower than when the baseline was"),
+        (45.0, UNVERIFIED, "10 % faster"),
+    ],
+)
+def test_drift_of_the_machine_forbids_the_comparison(
+    world: Any, probe: float, status: CheckStatus, part: str
+) -> None:
+    result = check(world, "machine_steady", batch={"probe_ms": probe})
+    assert result.status is status
+    assert part in result.detail
+
+
+def test_drift_does_not_matter_for_a_serve_elsewhere_or_without_a_baseline(world: Any) -> None:
+    slow = {"probe_ms": 90.0}
+    away = check(world, "machine_steady", batch=slow, fingerprint={"local": False})
+    alone = check(world, "machine_steady", batch=slow, with_baseline=False)
+    unprobed = check(world, "machine_steady", batch={"probe_ms": None})
+    assert {away.status, alone.status, unprobed.status} == {NOT_APPLICABLE}
