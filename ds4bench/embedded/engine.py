@@ -1,0 +1,223 @@
+"""The engine: a thread that schedules, runs and samples steps, and hands tokens to asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from ds4bench.embedded.batch import StepInput
+from ds4bench.embedded.block_manager import BlockManager
+from ds4bench.embedded.config import EngineConfig
+from ds4bench.embedded.metrics import EngineMetrics
+from ds4bench.embedded.sampling import sample
+from ds4bench.embedded.scheduler import Scheduled, Scheduler
+from ds4bench.embedded.sequence import SamplingParams, Sequence, TokenLogprob
+from ds4bench.embedded.stopping import OutputText, TokenText
+from ds4bench.embedded.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What the engine needs of the model: ``runner.ModelRunner`` or a test's stand-in."""
+
+    def step(self, inputs: list[StepInput]) -> Tensor:
+        """Logits FP32 ``[inputs with want_logits, vocab]``."""
+        ...
+
+
+class EngineDeadError(RuntimeError):
+    """The engine's thread has stopped; the message says why."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one step gave a request. ``finish_reason`` (``stop`` or ``length``) is set on the last one."""
+
+    tokens: list[TokenText]
+    num_output_tokens: int
+    num_cached_tokens: int
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class Request:
+    """A submitted sequence and where its outputs go."""
+
+    seq: Sequence
+    text: OutputText
+    loop: asyncio.AbstractEventLoop
+    outputs: asyncio.Queue[Output] = field(default_factory=asyncio.Queue)
+    submitted: float = field(default_factory=time.perf_counter)
+    last_token: float | None = None
+
+    def send(self, output: Output) -> None:
+        """Called from the engine's thread."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.outputs.put_nowait, output)
+
+
+class Engine:
+    """Runs requests until ``stop``. All state of the scheduler belongs to the engine's thread, under one lock."""
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, config: EngineConfig, metrics: EngineMetrics) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.metrics = metrics
+        self.blocks = BlockManager(
+            config.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching
+        )
+        self.scheduler = Scheduler(config, self.blocks)
+        self.dead: str | None = None
+        self._runner = runner
+        self._requests: dict[int, Request] = {}
+        self._work = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output, in tokens: what was asked for and what the blocks can hold."""
+        return min(self.config.max_model_len, self.config.num_blocks * self.config.block_size)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread after the step in flight."""
+        with self._work:
+            self._stopping = True
+            self._work.notify()
+        self._thread.join()
+
+    async def generate(
+        self, prompt_ids: list[int], params: SamplingParams, cache_salt: str = ""
+    ) -> AsyncIterator[Output]:
+        """Outputs of one request. Leaving the iteration early, for any reason, frees what the request holds."""
+        seq = Sequence(prompt_ids, params, cache_salt)
+        request = Request(seq, OutputText(self.tokenizer, params.stop), asyncio.get_running_loop())
+        with self._work:
+            if self.dead is not None:
+                raise EngineDeadError(self.dead)
+            self._requests[seq.seq_id] = request
+            self.scheduler.add(seq)
+            self._work.notify()
+        try:
+            while True:
+                output = await request.outputs.get()
+                if output.error is not None:
+                    raise EngineDeadError(output.error)
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            self._abandon(seq)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every cached prefix."""
+        with self._work:
+            self.blocks.reset_cache()
+
+    def _abandon(self, seq: Sequence) -> None:
+        with self._work:
+            if self._requests.pop(seq.seq_id, None) is not None:
+                self.scheduler.remove(seq)
+                self._observe_load()
+
+    def _loop(self) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._stopping or self.scheduler.has_work())
+                if self._stopping:
+                    return
+                step = self.scheduler.schedule()
+                inputs = [_step_input(item) for item in step]
+                self._count_admissions(step)
+                self._observe_load()
+            try:
+                logits = self._runner.step(inputs)
+                with self._work:
+                    self._take_in(step, logits)
+            except Exception as error:
+                log.exception("a step failed")
+                self._die(f"the engine stopped: {type(error).__name__}: {error}")
+                return
+
+    def _take_in(self, step: list[Scheduled], logits: Tensor) -> None:
+        done = [item.seq for item in step if item.completes]
+        self.scheduler.finish_step([item for item in step if item.seq.seq_id in self._requests])
+        chosen = sample(logits, done, self.tokenizer.eos_id) if done else []
+        for seq, (token, logprob) in zip(done, chosen, strict=True):
+            request = self._requests.get(seq.seq_id)
+            if request is not None:  # else the client went away while the step ran
+                self._append(request, token, logprob)
+        self._observe_load()
+
+    def _append(self, request: Request, token: int, logprob: TokenLogprob | None) -> None:
+        seq, params = request.seq, request.seq.params
+        seq.output_ids.append(token)
+        count = len(seq.output_ids)
+        stop_token = token in params.stop_token_ids or (token == self.tokenizer.eos_id and not params.ignore_eos)
+        pieces, stopped = request.text.add(token, logprob, is_stop=stop_token and count >= params.min_tokens)
+        finish = None
+        if stopped:
+            finish = "stop"
+        elif count >= params.max_tokens or seq.num_tokens >= self.max_model_len:
+            finish = "length"
+            pieces += request.text.flush()
+        self._observe_token(request)
+        if pieces or finish:
+            request.send(Output(pieces, count, seq.num_cached or 0, finish))
+        if finish:
+            del self._requests[seq.seq_id]
+            self.scheduler.remove(seq)
+            self.metrics.finished(finish, time.perf_counter() - request.submitted)
+
+    def _observe_token(self, request: Request) -> None:
+        now = time.perf_counter()
+        if request.last_token is None:
+            self.metrics.first_token(now - request.submitted)
+        else:
+            self.metrics.next_token(now - request.last_token)
+        request.last_token = now
+
+    def _count_admissions(self, step: list[Scheduled]) -> None:
+        for item in step:
+            seq = item.seq
+            if seq.num_computed == (seq.num_cached or 0) and not seq.preemptions and not seq.output_ids:
+                self.metrics.admitted(len(seq.prompt_ids), seq.num_cached or 0)
+
+    def _observe_load(self) -> None:
+        self.metrics.load(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            kv_usage=self.blocks.usage,
+            preemptions=self.scheduler.num_preemptions,
+        )
+
+    def _die(self, reason: str) -> None:
+        with self._work:
+            self.dead = reason
+            for request in self._requests.values():
+                request.send(Output([], len(request.seq.output_ids), 0, error=reason))
+            self._requests.clear()
+
+
+def _step_input(item: Scheduled) -> StepInput:
+    seq = item.seq
+    end = seq.num_computed + item.num_tokens
+    return StepInput(
+        token_ids=seq.tokens(seq.num_computed, end),
+        start=seq.num_computed,
+        block_ids=list(seq.block_ids),
+        want_logits=item.completes,
+    )
