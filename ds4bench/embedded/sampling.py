@@ -8,6 +8,7 @@ from torch import Tensor
 from ds4bench.embedded.sequence import Sequence, TokenLogprob
 
 
+@torch.inference_mode()
 def sample(logits: Tensor, sequences: list[Sequence], eos_id: int) -> list[tuple[int, TokenLogprob | None]]:
     """A token for each row of ``logits`` FP32 ``[n, vocab]``, with its log probability where asked for.
 
@@ -15,7 +16,7 @@ def sample(logits: Tensor, sequences: list[Sequence], eos_id: int) -> list[tuple
     generator, so its tokens do not depend on what else is in the batch.
     """
     for row, seq in zip(logits, sequences, strict=True):
-        if len(seq.output_ids) < seq.params.min_tokens or seq.params.ignore_eos:
+        if len(seq.output_ids) < seq.params.min_tokens:
             row[eos_id] = -torch.inf
     greedy = logits.argmax(dim=-1).tolist()
     chosen = []

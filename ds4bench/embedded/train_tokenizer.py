@@ -33,14 +33,14 @@ _NOUNS = (
     "truck valley village wall wheel wind window winter wood yard archive harbour ledger lantern orchard signal "
     "tunnel warden weather answer total amount difference sum tool function argument value parameter city weather "
     "email contact file calendar event stock"
-).split()  # noqa: SIM905 - read as text
+).split()
 _VERBS = (
     "ask be become begin bring build buy call carry change come count cost cut eat fall feel find follow get give "
     "go grow have hear help hold keep know learn leave let like live look lose make mean meet move need open pay "
     "play put read remember run save say see sell send set show sit sleep speak spend stand start stay stop take "
     "talk tell think turn understand use wait walk want watch win work write add divide share multiply subtract "
     "search calculate check compare"
-).split()  # noqa: SIM905 - read as text
+).split()
 _OTHERS = (
     "the of and a to in he she it they that was for on are as with his her their at this have from or one had by "
     "but not what all were we when your can said there each which how if will up other about out many then them "
@@ -50,7 +50,7 @@ _OTHERS = (
     "after before between because while therefore however where who why does did is has not no yes please user "
     "assistant true false null none name type string object number description required properties parameters "
     "query answer result code key secret remember"
-).split()  # noqa: SIM905 - read as text
+).split()
 _MARKS = (
     ". ",
     ", ",

@@ -1,0 +1,194 @@
+"""Runs a gate's plan against a serve and records what happens: every request as it finishes, every batch when complete.
+
+Repeats are the outer loop and cells the inner one, so that a drift of the machine spreads over all cells. Nothing here
+decides anything; ``verdicts`` reads what is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ds4bench.client.control import ControlClient
+from ds4bench.client.load import LoadClient
+from ds4bench.client.prometheus import delta, parse_counters
+from ds4bench.client.transport import HttpRequest, HttpxAiohttpTransport
+from ds4bench.core import BatchResult, BatchRow, Cell, Phase, PlannedRequest, RequestResult, RequestRow, RunData
+from ds4bench.errors import TargetDiedError, TargetError
+
+if TYPE_CHECKING:
+    from ds4bench.report.progress import Progress
+    from ds4bench.spec.load import EffectiveGate
+    from ds4bench.store.runs import RunWriter
+    from ds4bench.targets.base import Endpoint, Target
+    from ds4bench.workloads.base import Workload
+
+_DEATH_GRACE_S = 2.0
+"""A process that was killed is reaped within this time; a refused connection alone may be a full backlog."""
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """One barrier: all requests of a cell in one repeat, at its ``attempt``-th try (0 is the first)."""
+
+    cell: Cell
+    repeat: int
+    phase: Phase
+    attempt: int
+
+
+def plan(cells: list[Cell], repeats: int, done: RunData | None) -> Iterator[BatchKey]:
+    """What is left to run, in order. A warm-up precedes each cell's first batch of this session.
+
+    A batch that is complete in ``done`` is skipped. One that had begun is run again whole, as the next attempt: its
+    requests must run beside each other to mean anything.
+    """
+    complete, begun = _history(done)
+    warm: set[str] = set()
+    for repeat in range(repeats):
+        for cell in cells:
+            if (cell.id, repeat) in complete:
+                continue
+            if cell.id not in warm:
+                warm.add(cell.id)
+                yield BatchKey(cell, 0, "warmup", begun[cell.id, 0, "warmup"])
+            yield BatchKey(cell, repeat, "measure", begun[cell.id, repeat, "measure"])
+
+
+def _history(done: RunData | None) -> tuple[set[tuple[str, int]], defaultdict[tuple[str, int, Phase], int]]:
+    """(complete batches, the next attempt of each batch that has begun)."""
+    complete: set[tuple[str, int]] = set()
+    begun: defaultdict[tuple[str, int, Phase], int] = defaultdict(int)
+    if done is not None:
+        complete = {(b.cell, b.repeat) for b in done.batches if b.phase == "measure"}
+        for row in [*done.requests, *done.batches]:
+            key = (row.cell, row.repeat, row.phase)
+            begun[key] = max(begun[key], row.attempt + 1)
+    return complete, begun
+
+
+class GateRunner:
+    """One session of one run: a started target, its workload, and where the rows go."""
+
+    def __init__(
+        self,
+        gate: EffectiveGate,
+        target: Target,
+        endpoint: Endpoint,
+        workload: Workload,
+        writer: RunWriter,
+        progress: Progress,
+        *,
+        probe_ms: Callable[[], float] | None,
+    ) -> None:
+        self.gate = gate
+        self.target = target
+        self.endpoint = endpoint
+        self.workload = workload
+        self.writer = writer
+        self.progress = progress
+        self.probe_ms = probe_ms  # None for a serve on another machine: its speed is not this machine's
+
+    async def run(self, done: RunData | None) -> None:
+        """Run what ``done`` lacks. Raises TargetDiedError when the serve is lost; everything finished is on disk."""
+        cells = self.workload.cells()
+        batches = list(plan(cells, self.gate.spec.repeats.count, done))
+        self.progress.start(cells, self.gate.spec.repeats.count)
+        headers = self.endpoint.headers
+        control = ControlClient(self.endpoint.base_url, headers)
+        transport = HttpxAiohttpTransport(self.endpoint.base_url, headers)
+        try:
+            self.progress.phase("fitting prompts to the served tokenizer")
+            await self.workload.prepare(self.endpoint, control)
+            async with LoadClient(transport) as client:
+                for key in batches:
+                    await self._batch(key, client, control)
+        finally:
+            self.progress.finish()
+            await control.close()
+
+    async def _batch(self, key: BatchKey, client: LoadClient, control: ControlClient) -> None:
+        planned = await self._requests(key, control)
+        bodies = [HttpRequest(path=p.path, body=msgspec.json.encode(p.body)) for p in planned]
+        probe = self.probe_ms() if self.probe_ms is not None and key.phase == "measure" else None
+        before = await self._counters(control)
+        self.progress.batch_started(key.cell, key.repeat, key.phase, len(planned))
+
+        def on_result(index: int, result: RequestResult) -> None:
+            self.writer.append_request(self._row(key, planned[index], result))
+            self.progress.request_done(key.cell, index, result)
+
+        def on_first_token(index: int, ttft_s: float) -> None:
+            self.progress.first_token(key.cell, index, ttft_s)
+
+        batch = await client.run_batch(
+            bodies,
+            deadline_s=self.gate.spec.request.deadline_s,
+            on_result=on_result,
+            on_first_token=on_first_token,
+        )
+        await self._check_alive(batch, control)
+        counters = delta(before, await self._counters(control))
+        row = BatchRow(
+            cell=key.cell.id,
+            repeat=key.repeat,
+            attempt=key.attempt,
+            phase=key.phase,
+            requests=len(planned),
+            wall_s=batch.wall_s,
+            delivered_concurrency=batch.delivered_concurrency,
+            health=batch.health,
+            counters=counters,
+            probe_ms=probe,
+        )
+        self.writer.append_batch(row)
+        self.progress.batch_done(row)
+
+    async def _requests(self, key: BatchKey, control: ControlClient) -> list[PlannedRequest]:
+        try:
+            return await self.workload.requests(key.cell, key.repeat, key.attempt, key.phase, control)
+        except TargetError as error:
+            await self._raise_if_dead(control)
+            raise TargetDiedError(f"the serve stopped answering while prompts were built: {error}") from error
+
+    def _row(self, key: BatchKey, planned: PlannedRequest, result: RequestResult) -> RequestRow:
+        return RequestRow(
+            cell=key.cell.id,
+            repeat=key.repeat,
+            attempt=key.attempt,
+            index=planned.index,
+            phase=key.phase,
+            result=result,
+            expect=planned.expect,
+            answer=self.workload.read_answer(planned, result),
+        )
+
+    async def _counters(self, control: ControlClient) -> dict[str, float]:
+        text = await control.metrics_text()
+        if text is None:
+            return {}
+        samples = await asyncio.to_thread(parse_counters, text)
+        names = self.endpoint.dialect.metrics
+        return {canonical: samples[name] for name, canonical in names.items() if name in samples}
+
+    async def _check_alive(self, batch: BatchResult, control: ControlClient) -> None:
+        """A failed request may mean a dead serve: then the run ends here, and the batch does not count."""
+        if all(result.ok for result in batch.results):
+            return
+        lost = any(result.error in ("connect", "disconnect", "deadline") for result in batch.results)
+        if lost:
+            await self._raise_if_dead(control)
+
+    async def _raise_if_dead(self, control: ControlClient) -> None:
+        waited = 0.0
+        while self.target.alive() and waited < _DEATH_GRACE_S:
+            if await control.health():
+                return
+            await asyncio.sleep(0.2)
+            waited += 0.2
+        raise TargetDiedError(self.target.death_note() or "the serve no longer answers /health")
