@@ -44,7 +44,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _global(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
 ) -> None:
     """Options before the command. ``--debug`` is read in ``main``, where errors end up."""
@@ -55,11 +57,17 @@ def gate(
     name: Annotated[str, typer.Argument(help="Gate name (`ds4bench gates` lists them) or path of a gate file.")],
     target: Annotated[
         TargetName,
-        typer.Option(help="[b]embedded[/b] launches the bundled reference engine; [b]attach[/b] uses a running serve (--url)."),
+        typer.Option(
+            help="[b]embedded[/b] launches the bundled reference engine; [b]attach[/b] uses a running serve (--url)."
+        ),
     ] = TargetName.EMBEDDED,
-    url: Annotated[str | None, typer.Option(help="Base URL of the serve to attach to, e.g. http://127.0.0.1:8000")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Base URL of the serve to attach to, e.g. http://127.0.0.1:8000")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model id to ask for (default: the serve's only model).")] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile of the gate file: full (default), smoke, short, ...")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile of the gate file: full (default), smoke, short, ...")
+    ] = None,
     baseline: Annotated[
         str,
         typer.Option(
@@ -69,7 +77,9 @@ def gate(
     ] = "none",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the gate, e.g. --set request.max_tokens=64"),
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Override a value of the gate, e.g. --set request.max_tokens=64"
+        ),
     ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Repeats instead of the gate's own.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted.")] = None,
@@ -78,7 +88,8 @@ def gate(
         typer.Option(metavar="FLAG", help="Flag for the launched serve, e.g. --serve-arg=--no-prefix-caching"),
     ] = None,
     beside: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Show published rows beside the run, e.g. vllm-41834. Never decides.")
+        str | None,
+        typer.Option(metavar="SOURCE", help="Show published rows beside the run, e.g. vllm-41834. Never decides."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")] = False,
@@ -213,5 +224,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-

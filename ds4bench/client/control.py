@@ -1,0 +1,71 @@
+"""Calls that are not timed: health, models, version, tokenizer, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from ds4bench.errors import TargetError
+
+TIMEOUT_S = 60.0
+
+
+class ControlClient:
+    """Plain requests to one serve. Redirects are not followed, so a key never reaches another host."""
+
+    def __init__(
+        self, base_url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._client = httpx.AsyncClient(
+            base_url=self.base_url, headers=dict(headers or {}), timeout=timeout_s, transport=AiohttpTransport()
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def health(self) -> bool:
+        """Whether ``/health`` answers with success soon."""
+        try:
+            return (await self._client.get("/health", timeout=5.0)).is_success
+        except httpx.HTTPError:
+            return False
+
+    async def get_json(self, path: str) -> Any | None:
+        """Decoded JSON of a page; None if the serve does not have it. Raises TargetError if it cannot be reached."""
+        response = await self._send("GET", path, None)
+        try:
+            return response.json() if response.is_success else None
+        except ValueError:
+            return None
+
+    async def get_text(self, path: str) -> str | None:
+        """Text of a page; None if the serve does not have it. Raises TargetError if it cannot be reached."""
+        response = await self._send("GET", path, None)
+        return response.text if response.is_success else None
+
+    async def post_json(self, path: str, body: Any) -> tuple[int, Any]:
+        """(status, decoded JSON or None). Raises TargetError if the serve cannot be reached."""
+        response = await self._send("POST", path, body)
+        try:
+            return response.status_code, response.json()
+        except ValueError:
+            return response.status_code, None
+
+    async def metrics_text(self) -> str | None:
+        """Prometheus text of ``/metrics``; None if the serve has none, or is gone."""
+        try:
+            return await self.get_text("/metrics")
+        except TargetError:
+            return None
+
+    async def _send(self, method: str, path: str, body: Any) -> httpx.Response:
+        try:
+            return await self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise TargetError(f"{self.base_url}{path} cannot be reached: {reason}; is the serve running?") from error
