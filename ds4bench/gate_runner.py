@@ -114,6 +114,8 @@ class GateRunner:
 
     async def _batch(self, key: BatchKey, client: LoadClient, control: ControlClient) -> None:
         planned = await self._requests(key, control)
+        if not planned:  # a gate without warm-up
+            return
         bodies = [HttpRequest(path=p.path, body=msgspec.json.encode(p.body)) for p in planned]
         probe = self.probe_ms() if self.probe_ms is not None and key.phase == "measure" else None
         before = await self._counters(control)

@@ -102,7 +102,7 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self) -> None:
         super().__init__(limit=0, keepalive_timeout=3600, use_dns_cache=True)
         loop = asyncio.get_running_loop()
-        self._factory = functools.partial(_StampingHandler, loop)
+        self._factory = functools.partial(_StampingHandler, loop)  # type: ignore[assignment]
         self.handlers: dict[int, _StampingHandler] = {}
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - aiohttp's signature

@@ -76,9 +76,7 @@ def _check(node: Node, seen: set[int]) -> None:
         raise SpecError(f"{where(node)}: an alias (*name) points here; write the value out, or use a profile")
     seen.add(id(node))
     if node.tag not in _PLAIN_TAGS:
-        raise SpecError(
-            f"{where(node)}: the tag {node.tag.replace(_TAG, '!!')} is not allowed in a gate file"
-        )
+        raise SpecError(f"{where(node)}: the tag {node.tag.replace(_TAG, '!!')} is not allowed in a gate file")
     if isinstance(node, SequenceNode):
         for item in node.value:
             _check(item, seen)
@@ -103,9 +101,7 @@ def to_plain(node: Node) -> Any:
     try:
         return _CoreSchemaLoader("").construct_document(node)
     except (ValueError, yaml.YAMLError):
-        raise SpecError(
-            f"{where(node)}: {node.value!r} cannot be read as {node.tag.replace(_TAG, '')}"
-        ) from None
+        raise SpecError(f"{where(node)}: {node.value!r} cannot be read as {node.tag.replace(_TAG, '')}") from None
 
 
 def child(node: Node, step: str | int) -> Node | None:
@@ -195,9 +191,7 @@ def _replaced(node: Node, steps: Sequence[str], value: Node, origin: str, done: 
     if isinstance(node, SequenceNode):
         index = _index(node, step)
         if index is None:
-            raise SpecError(
-                f"{origin}: {'.'.join(done)} has no item {step!r}; allowed: {', '.join(item_names(node))}"
-            )
+            raise SpecError(f"{origin}: {'.'.join(done)} has no item {step!r}; allowed: {', '.join(item_names(node))}")
         items = list(node.value)
         items[index] = _replaced(items[index], rest, value, origin, [*done, step])
         return SequenceNode(node.tag, items, node.start_mark, node.end_mark)

@@ -64,9 +64,7 @@ class MatrixSpec(_Model):
     def _no_value_twice(cls, value: list[int]) -> list[int]:
         twice = sorted({v for v in value if value.count(v) > 1})
         if twice:
-            raise ValueError(
-                f"{', '.join(map(str, twice))} stands in the list twice; cells must be different"
-            )
+            raise ValueError(f"{', '.join(map(str, twice))} stands in the list twice; cells must be different")
         return value
 
     def cells(self) -> list[Cell]:

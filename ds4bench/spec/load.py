@@ -145,9 +145,7 @@ def _find(name_or_path: str, directory: Path | None) -> Path:
     if as_path.suffix in (".yaml", ".yml") or len(as_path.parts) > 1:
         if as_path.is_file():
             return as_path
-        raise SpecError(
-            f"{name_or_path}: no such gate file; give a path to a YAML file or the name of a gate"
-        )
+        raise SpecError(f"{name_or_path}: no such gate file; give a path to a YAML file or the name of a gate")
     folder = _gates_dir(directory)
     path = folder / f"{name_or_path}.yaml"
     if path.is_file():
@@ -173,9 +171,7 @@ def _read(path: Path) -> tuple[Node, Node]:
         raise SpecError(f"{_shown(path)}: cannot be read: {error}") from None
     root = compose(text, _shown(path))
     if not isinstance(root, MappingNode):
-        raise SpecError(
-            f"{_shown(path)}:1: a gate file must be a mapping with keys such as name, request, rules"
-        )
+        raise SpecError(f"{_shown(path)}:1: a gate file must be a mapping with keys such as name, request, rules")
     profiles = child(root, "profiles") or MappingNode(root.tag, [], root.start_mark, root.end_mark)
     own = [(key, value) for key, value in root.value if key.value != "profiles"]
     _check_profiles(profiles)
@@ -184,14 +180,10 @@ def _read(path: Path) -> tuple[Node, Node]:
 
 def _check_profiles(profiles: Node) -> None:
     if not isinstance(profiles, MappingNode):
-        raise SpecError(
-            f"{where(profiles)}: profiles: must be a mapping from a profile's name to what it changes"
-        )
+        raise SpecError(f"{where(profiles)}: profiles: must be a mapping from a profile's name to what it changes")
     for key, value in profiles.value:
         if not isinstance(value, MappingNode) and not _is_null(value):
-            raise SpecError(
-                f"{where(value)}: profiles.{key.value}: must be a mapping of what the profile changes"
-            )
+            raise SpecError(f"{where(value)}: profiles.{key.value}: must be a mapping of what the profile changes")
 
 
 def _is_null(node: Node) -> bool:

@@ -47,7 +47,7 @@ def _explain_one(item: Any, root: Node) -> tuple[Node, str, str]:
     return node, path, _problem(kind, item, schema)
 
 
-def _problem(kind: str, item: Any, schema: Schema) -> str:  # noqa: PLR0911 - one line a kind of mistake
+def _problem(kind: str, item: Any, schema: Schema) -> str:
     value, hint = _shown(item["input"]), f"; allowed: {allowed(schema)}"
     if kind == "missing":
         return f"missing{hint}"

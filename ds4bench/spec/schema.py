@@ -33,9 +33,7 @@ def gate_json_schema() -> Schema:
     definitions = schema["$defs"]
     partial = {f"Partial{name}": _optional(body) for name, body in definitions.items()}
     overlay = _optional({k: v for k, v in schema.items() if k != "$defs"})
-    overlay["description"] = (
-        "What this profile changes; mappings are merged, rules by name, other lists replaced."
-    )
+    overlay["description"] = "What this profile changes; mappings are merged, rules by name, other lists replaced."
     definitions.update(partial, PartialGate=overlay)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "ds4bench gate"
@@ -75,7 +73,7 @@ def noun(schema: Schema) -> str:
     return _NOUNS.get(schema.get("type", ""), "a mapping" if "discriminator" in schema else "a value")
 
 
-def allowed(schema: Schema) -> str:  # noqa: PLR0911 - one line a kind of schema
+def allowed(schema: Schema) -> str:
     """What a value may be: ``a number in 0..1``, ``'chat' or 'completions'``, ``a list, each item ...``."""
     schema = resolve(schema)
     if "const" in schema:

@@ -1,1 +1,1 @@
-"""Who answers: a serve that is attached to or launched, and the dialect it speaks."""
+"""Who answers: serves that are launched or attached to, and what differs between engines."""

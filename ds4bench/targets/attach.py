@@ -2,59 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from ds4bench.client.control import ControlClient
 from ds4bench.errors import TargetError
 from ds4bench.targets.base import Endpoint, Report
-from ds4bench.targets.identify import identify, token_comes_back
+from ds4bench.targets.identify import identify
+from ds4bench.targets.ready import first_token
 
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+_READY_TIMEOUT_S = 120.0
+"""A first token may wait behind a kernel compilation."""
 
 
 class AttachTarget:
-    """Talks to the serve at ``url`` and never starts or stops anything.
+    """Attach to ``url``, its root with or without ``/v1``. Never stops the serve.
 
-    ``api_key`` goes into the Authorization header and nowhere else. ``hardware`` is this machine's.
+    ``hardware`` is this machine's fingerprint, used when the URL is local. ``api_key`` is sent as a bearer
+    token and kept out of every ``repr``.
     """
 
     name = "attach"
 
-    def __init__(self, url: str, model: str | None, *, hardware: dict[str, Any], api_key: str | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise TargetError(f"--url {url!r} is not a URL like http://127.0.0.1:8000")
-        self._url = url.rstrip("/").removesuffix("/v1")
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        *,
+        hardware: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.url = _root(url)
         self._model = model
-        self._local = parts.hostname in _LOCAL_HOSTS
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._hardware = hardware
-        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def start(self, report: Report) -> Endpoint:
-        """See ``Target``."""
-        control = ControlClient(self._url, self._headers)
+        """Identify the serve and get one token from it. Raises TargetError."""
+        report(f"attaching to {self.url}")
+        control = ControlClient(self.url, self._headers, timeout_s=_READY_TIMEOUT_S)
         try:
-            report(f"asking {self._url} who it is")
-            endpoint = await identify(
-                control, self._model, local=self._local, hardware=self._hardware, headers=self._headers
-            )
-            await token_comes_back(control, endpoint)
+            found = await identify(control, model=self._model, hardware=self._hardware)
+            report(f"{found.fingerprint.engine} serves {found.model}; waiting for a token")
+            await first_token(control, found.model)
         finally:
             await control.close()
-        fingerprint = endpoint.fingerprint
-        report(
-            f"found {fingerprint.engine} {fingerprint.engine_version or ''} serving {endpoint.model}".replace("  ", " ")
+        return Endpoint(
+            base_url=self.url,
+            model=found.model,
+            dialect=found.dialect,
+            fingerprint=found.fingerprint,
+            headers=self._headers,
+            max_model_len=found.max_model_len,
         )
-        return endpoint
 
     def alive(self) -> bool:
-        """Unknown from here: only requests can tell."""
+        """True: the process is not ours to watch; ``/health`` decides."""
         return True
 
     def death_note(self) -> str | None:
-        """Unknown from here."""
+        """None: nothing is known about the process."""
         return None
 
     async def stop(self) -> None:
-        """It is not ours to stop."""
+        """Nothing: who started the serve stops it."""
+
+
+def _root(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise TargetError(f"--url {url!r} is not an address; write it like http://127.0.0.1:8000")
+    if parts.username or parts.password:
+        raise TargetError("--url holds a user name or password; give the key through the environment instead")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"

@@ -1,4 +1,4 @@
-"""What a target is, and what it gives a gate once it answers."""
+"""What every target offers: a life cycle, and the endpoint that answers while it lives."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from ds4bench.core import Fingerprint
 from ds4bench.targets.dialect import Dialect
 
 Report = Callable[[str], None]
-"""Receives one line about what a target is doing."""
+"""Takes one line for a person: what is being waited for."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A serve that answers: where it is, how it is spoken to, who it is. ``headers`` may hold a key: never shown."""
+    """A serve from which a token has come back.
+
+    ``headers`` may hold a key, so they never appear in the ``repr``. ``max_model_len`` counts prompt and reply
+    tokens together; None when the serve does not tell.
+    """
 
     base_url: str
     model: str
     dialect: Dialect
     fingerprint: Fingerprint
-    max_model_len: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    max_model_len: int | None = None
 
 
 class Target(Protocol):
-    """The life of a serve."""
+    """One serve, from launch to stop. ``start`` raises TargetError when no token ever comes back."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The word after ``--target``."""
 
     async def start(self, report: Report) -> Endpoint:
-        """Make the serve answer. Ready means that a token came back. Raises TargetError with the reason and a hint."""
-        ...
+        """Bring the serve up. Ready means that a real completion gave a token, not that a port is open."""
 
     def alive(self) -> bool:
-        """Whether the serve's process runs, as far as that can be known from here."""
-        ...
+        """Whether the serve's process still runs; for a serve that somebody else started: whether it may."""
 
     def death_note(self) -> str | None:
-        """How the serve ended, in one line; None while it runs or when that cannot be known."""
-        ...
+        """How the process ended and its last words; None while it runs, or if it is not ours to know."""
 
     async def stop(self) -> None:
-        """Stop what ``start`` started, and nothing else. May be called at any time, more than once."""
-        ...
+        """Give back everything that ``start`` took. Safe to call twice, and after a failed ``start``."""

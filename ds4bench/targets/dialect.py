@@ -1,77 +1,146 @@
-"""The one table of what engines call things."""
+"""Where engines differ behind the same API: one table.
+
+Read from the engines' own sources and documentation: vLLM (``vllm/entrypoints/openai/``), SGLang
+(``sglang/srt/entrypoints/openai/``), the DeepSeek API reference.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-EMBEDDED = "ds4bench-embedded"
-VLLM = "vllm"
-SGLANG = "sglang"
-HOSTED_DEEPSEEK = "hosted-deepseek"
-OPENAI = "openai"
+from types import MappingProxyType
+from typing import Any
 
 _VLLM_METRICS = {
-    "vllm:prefix_cache_queries_total": "prefix_cache_queries",
     "vllm:prefix_cache_hits_total": "prefix_cache_hits",
+    "vllm:prefix_cache_queries_total": "prefix_cache_queries",
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
-    "vllm:num_preemptions_total": "preemptions",
-    "vllm:time_to_first_token_seconds_sum": "ttft_seconds_sum",
-    "vllm:time_to_first_token_seconds_count": "ttft_seconds_count",
 }
 _SGLANG_METRICS = {
-    "sglang:prompt_tokens_total": "prompt_tokens",
     "sglang:cached_tokens_total": "prefix_cache_hits",
+    "sglang:prompt_tokens_total": "prompt_tokens",
     "sglang:generation_tokens_total": "generation_tokens",
-    "sglang:time_to_first_token_seconds_sum": "ttft_seconds_sum",
-    "sglang:time_to_first_token_seconds_count": "ttft_seconds_count",
 }
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one engine is spoken to. ``metrics`` maps its counters to our canonical names."""
+    """How one engine is spoken to.
+
+    ``cached_tokens`` is the path inside ``usage``; ``metrics`` maps the engine's counter names to ours, all in
+    tokens. ``tokenize_path`` is None where prompts cannot be counted without sending them. ``thinking`` is how
+    reasoning is switched: by ``chat_template_kwargs``, by a field ``thinking: {type: enabled|disabled}``, or not.
+    """
 
     engine: str
-    cache_salt: bool = False  # body field `cache_salt` separates prefix caches
-    continuous_usage: bool = False  # stream_options.continuous_usage_stats
-    chat_template_kwargs: bool = False  # thinking is asked for by chat_template_kwargs.thinking
-    thinking_object: bool = False  # thinking is asked for by {"thinking": {"type": "enabled"}}
-    tokenize_path: str | None = None
-    metrics: dict[str, str] = field(default_factory=dict)
-    cached_tokens_hint: str = ""  # how to make the serve report cached_tokens
+    reasoning_field: str
+    cached_tokens: tuple[str, ...]
+    cache_salt: bool
+    continuous_usage: bool
+    thinking: str | None
+    tokenize_path: str | None
+    tokenize_messages: bool
+    ignore_eos: bool
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    cached_tokens_hint: str | None = None
+
+    @property
+    def chat_template_kwargs(self) -> bool:
+        """Whether ``chat_template_kwargs`` in the body reaches the template."""
+        return self.thinking == "chat_template_kwargs"
+
+    def thinking_body(self, wanted: bool | None) -> dict[str, Any]:
+        """The body fields that switch thinking; empty when nothing is asked for or the engine has no switch."""
+        if wanted is None or self.thinking is None:
+            return {}
+        if self.thinking == "chat_template_kwargs":
+            return {"chat_template_kwargs": {"thinking": wanted}}
+        return {"thinking": {"type": "enabled" if wanted else "disabled"}}
+
+    def stream_options(self) -> dict[str, bool]:
+        """Usage at the end of a stream and, where understood, in every chunk (tokens of the first chunk)."""
+        options = {"include_usage": True}
+        return options | {"continuous_usage_stats": True} if self.continuous_usage else options
 
 
-DIALECTS = {
-    dialect.engine: dialect
-    for dialect in (
-        Dialect(
-            EMBEDDED,
+_PROMPT_DETAILS = ("prompt_tokens_details", "cached_tokens")
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {
+        "embedded": Dialect(
+            engine="embedded",
+            reasoning_field="reasoning",
+            cached_tokens=_PROMPT_DETAILS,
             cache_salt=True,
             continuous_usage=True,
-            chat_template_kwargs=True,
+            thinking="chat_template_kwargs",
             tokenize_path="/tokenize",
-            metrics=_VLLM_METRICS,
+            tokenize_messages=True,
+            ignore_eos=True,
+            metrics=MappingProxyType(_VLLM_METRICS),
         ),
-        Dialect(
-            VLLM,
+        "vllm": Dialect(
+            engine="vllm",
+            reasoning_field="reasoning",
+            cached_tokens=_PROMPT_DETAILS,
             cache_salt=True,
             continuous_usage=True,
-            chat_template_kwargs=True,
+            thinking="chat_template_kwargs",
             tokenize_path="/tokenize",
-            metrics=_VLLM_METRICS,
+            tokenize_messages=True,
+            ignore_eos=True,
+            metrics=MappingProxyType(_VLLM_METRICS),
             cached_tokens_hint="start vLLM with --enable-prompt-tokens-details",
         ),
-        Dialect(
-            SGLANG,
+        "sglang": Dialect(
+            engine="sglang",
+            reasoning_field="reasoning_content",
+            cached_tokens=_PROMPT_DETAILS,
             cache_salt=True,
             continuous_usage=True,
-            chat_template_kwargs=True,
+            thinking="chat_template_kwargs",
             tokenize_path="/tokenize",
-            metrics=_SGLANG_METRICS,
-            cached_tokens_hint="start SGLang with --enable-cache-report and --enable-metrics",
+            tokenize_messages=False,  # takes `prompt` only; chat prompts are calibrated from usage
+            ignore_eos=True,
+            metrics=MappingProxyType(_SGLANG_METRICS),
+            cached_tokens_hint="start SGLang with --enable-cache-report (and --enable-metrics for its counters)",
         ),
-        Dialect(HOSTED_DEEPSEEK, thinking_object=True),
-        Dialect(OPENAI),
-    )
-}
+        "hosted-deepseek": Dialect(
+            engine="hosted-deepseek",
+            reasoning_field="reasoning_content",
+            cached_tokens=("prompt_cache_hit_tokens",),
+            cache_salt=False,
+            continuous_usage=False,
+            thinking="body",
+            tokenize_path=None,
+            tokenize_messages=False,
+            ignore_eos=False,
+        ),
+        "openai": Dialect(
+            engine="openai",
+            reasoning_field="reasoning_content",
+            cached_tokens=_PROMPT_DETAILS,
+            cache_salt=False,  # an unknown field may be refused, and proves nothing where it is ignored
+            continuous_usage=False,
+            thinking=None,
+            tokenize_path="/tokenize",  # tried; llama.cpp and others have one
+            tokenize_messages=True,
+            ignore_eos=False,
+            cached_tokens_hint="no known switch: see whether the serve can report prompt_tokens_details",
+        ),
+    }
+)
+
+
+def dialect_of(engine: str) -> Dialect:
+    """The engine's dialect; the plain OpenAI one for an engine that is not in the table."""
+    return DIALECTS.get(engine, DIALECTS["openai"])
+
+
+def cached_tokens(usage: Mapping[str, Any], dialect: Dialect) -> int | None:
+    """Prompt tokens served from a cache, by the engine's own ``usage``; None when it does not tell."""
+    value: Any = usage
+    for key in dialect.cached_tokens:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int) else None

@@ -1,92 +1,136 @@
-"""Who is at the other end: engine, model and what it says of itself."""
+"""Who is behind a URL: engine, version, model, from what the serve itself says."""
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ds4bench.client.control import ControlClient
 from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
-from ds4bench.targets.base import Endpoint
-from ds4bench.targets.dialect import DIALECTS, EMBEDDED, OPENAI, SGLANG, VLLM, Dialect
+from ds4bench.targets.dialect import Dialect, dialect_of
 
-_PROBE_TOKENS = 1
+EMBEDDED_ENGINE = "ds4bench-embedded"
 
 
 @dataclass(frozen=True)
-class _Card:
-    """The served model."""
+class Identity:
+    """What a serve says of itself. ``max_model_len`` in tokens, None when it does not tell."""
 
     model: str
+    dialect: Dialect
+    fingerprint: Fingerprint
     max_model_len: int | None
-    owned_by: str | None
-    revision: str | None
 
 
 async def identify(
-    control: ControlClient, model: str | None, *, local: bool, hardware: dict[str, Any], headers: dict[str, str]
-) -> Endpoint:
-    """Find out who answers at ``control.base_url``. Raises TargetError when it is unreachable or the model is not there.
+    control: ControlClient, *, model: str | None = None, hardware: Mapping[str, Any] | None = None
+) -> Identity:
+    """Ask ``/v1/models``, ``/version``, ``/metrics`` and the engine's own page, and build the fingerprint.
 
-    ``hardware`` is this machine's; it enters the fingerprint only of a ``local`` serve.
+    ``hardware`` is this machine's; it is recorded only when the serve runs here. Raises TargetError when the
+    serve cannot be reached, lists no model, or lists several and ``model`` does not choose one.
     """
-    card = _pick(await control.get_json("/v1/models"), model, control.base_url)
-    version = await control.get_json("/version")
-    version = version if isinstance(version, dict) else {}
-    dialect = await _dialect(control, version, card)
+    card = _choose(await control.get_json("/v1/models"), model, control.base_url)
+    local = is_local(control.base_url)
+    where = dict(hardware or {}) if local else {}
+    version = _mapping(await control.get_json("/version"))
+    engine = await _engine(control, version, card)
+    told = await _told_by_engine(control, engine, version)
     fingerprint = Fingerprint(
-        engine=dialect.engine,
-        engine_version=_text(version.get("version")),
-        model=card.model,
-        model_revision=_text(version.get("model_revision")) or card.revision,
-        weights=_text(version.get("weights")),
-        prefix_caching=version.get("prefix_caching"),
-        speculative=_text(version.get("speculative")),
-        flags=version.get("flags") or {},
-        faults=list(version.get("faults") or []),
-        hardware=hardware if local else {},
+        engine=str(version["engine"]) if engine == "embedded" else engine,
+        model=card["id"],
+        hardware=where,
         local=local,
+        **told,
     )
-    return Endpoint(control.base_url, card.model, dialect, fingerprint, card.max_model_len, headers)
+    length = card.get("max_model_len")
+    return Identity(card["id"], dialect_of(engine), fingerprint, length if isinstance(length, int) else None)
 
 
-async def token_comes_back(control: ControlClient, endpoint: Endpoint) -> None:
-    """Ask for one token. Raises TargetError if none comes: a healthy ``/health`` says nothing about the model."""
-    body = {
-        "model": endpoint.model,
-        "messages": [{"role": "user", "content": "Say yes."}],
-        "max_tokens": _PROBE_TOKENS,
-        "temperature": 0,
-    }
-    status, reply = await control.post_json("/v1/chat/completions", body)
-    if status != 200 or not isinstance(reply, dict) or not reply.get("choices"):
-        reason = " ".join(str(reply).split())[:300]
-        raise TargetError(f"{endpoint.base_url} answers, but not with a token: HTTP {status}: {reason}")
+def is_local(base_url: str) -> bool:
+    """Whether the URL names this machine: a loopback address, ``localhost``, or this host's own name."""
+    host = (urlsplit(base_url).hostname or "").lower()
+    if host in ("localhost", socket.gethostname().lower()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
-def _pick(page: Any, wanted: str | None, url: str) -> _Card:
-    cards = page.get("data") if isinstance(page, dict) else None
+def _choose(listing: Any, model: str | None, base_url: str) -> dict[str, Any]:
+    data = _mapping(listing).get("data")
+    cards = {c["id"]: c for c in data if isinstance(c, dict) and "id" in c} if isinstance(data, list) else {}
+    if model is not None and (model in cards or not cards):
+        return dict(cards.get(model, {"id": model}))
+    names = ", ".join(sorted(cards)) or "none"
+    if model is not None:
+        raise TargetError(f"{base_url} does not serve the model {model!r}; it has: {names}")
     if not cards:
-        raise TargetError(f"{url}/v1/models lists no model: is {url} an OpenAI-compatible serve?")
-    names = [str(card.get("id")) for card in cards]
-    if wanted is None and len(names) > 1:
-        raise TargetError(f"{url} serves {', '.join(names)}: choose one with --model")
-    if wanted is not None and wanted not in names:
-        raise TargetError(f"{url} does not serve {wanted!r}; it has {', '.join(names)}")
-    card = cards[names.index(wanted) if wanted is not None else 0]
-    return _Card(str(card["id"]), card.get("max_model_len"), _text(card.get("owned_by")), _text(card.get("root")))
+        raise TargetError(f"{base_url}/v1/models lists no model; is it an OpenAI-compatible serve? Or give --model")
+    if len(cards) > 1:
+        raise TargetError(f"{base_url} serves several models; choose one with --model: {names}")
+    return dict(next(iter(cards.values())))
 
 
-async def _dialect(control: ControlClient, version: dict[str, Any], card: _Card) -> Dialect:
-    if version.get("engine") == EMBEDDED:
-        return DIALECTS[EMBEDDED]
+async def _engine(control: ControlClient, version: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    """The name in the dialect table. Own words first, then metric names, then who owns the model card."""
+    if version.get("engine") == EMBEDDED_ENGINE:
+        return "embedded"
+    if (urlsplit(control.base_url).hostname or "").endswith("deepseek.com"):
+        return "hosted-deepseek"
     metrics = await control.metrics_text() or ""
-    for engine, prefix in ((VLLM, "vllm:"), (SGLANG, "sglang:")):
-        if prefix in metrics or card.owned_by == engine:
-            return DIALECTS[engine]
-    return DIALECTS[OPENAI]
+    owner = str(card.get("owned_by", ""))
+    for engine in ("vllm", "sglang"):
+        if f"\n{engine}:" in f"\n{metrics}" or owner == engine:
+            return engine
+    return "openai"
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+async def _told_by_engine(control: ControlClient, engine: str, version: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the fingerprint that only this engine tells."""
+    if engine == "embedded":
+        return {
+            "engine_version": version.get("version"),
+            "model_revision": version.get("model_revision"),
+            "weights": version.get("weights"),
+            "prefix_caching": version.get("prefix_caching"),
+            "speculative": version.get("speculative"),
+            "flags": dict(version.get("flags") or {}),
+            "faults": list(version.get("faults") or []),
+        }
+    if engine == "sglang":
+        return _told_by_sglang(await _sglang_info(control))
+    told = version.get("version")
+    return {"engine_version": told if isinstance(told, str) else None}
+
+
+async def _sglang_info(control: ControlClient) -> Mapping[str, Any]:
+    for path in ("/server_info", "/get_server_info"):  # the second is the older name
+        info = _mapping(await control.get_json(path))
+        if info:
+            return info
+    return {}
+
+
+_SGLANG_FLAGS = ("tp_size", "dp_size", "chunked_prefill_size", "attention_backend", "kv_cache_dtype", "quantization")
+
+
+def _told_by_sglang(info: Mapping[str, Any]) -> dict[str, Any]:
+    off = info.get("disable_radix_cache")
+    return {
+        "engine_version": info.get("version"),
+        "model_revision": info.get("revision"),
+        "prefix_caching": None if off is None else not off,
+        "speculative": info.get("speculative_algorithm"),
+        "flags": {name: info[name] for name in _SGLANG_FLAGS if name in info},
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

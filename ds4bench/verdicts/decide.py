@@ -41,9 +41,7 @@ def decide(
     rules = judge(evidence, refusal)
     verdict, sentence = _unverified(evidence, checks) or combine(rules)
     notes = _notes(evidence, checks, refusal)
-    return GateVerdict(
-        verdict=verdict, sentence=sentence, checks=checks, rules=rules, baseline=name, notes=notes
-    )
+    return GateVerdict(verdict=verdict, sentence=sentence, checks=checks, rules=rules, baseline=name, notes=notes)
 
 
 def combine(rules: Sequence[RuleResult]) -> tuple[Verdict, str]:

@@ -74,9 +74,7 @@ def gather(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Evid
     """
     cells = {cell.id: cell for cell in gate.spec.matrix.cells()}
     order = {cell: place for place, cell in enumerate(cells)}
-    rows = {
-        (row.cell, row.repeat): row for row in run.batches if row.phase == "measure" and row.cell in cells
-    }
+    rows = {(row.cell, row.repeat): row for row in run.batches if row.phase == "measure" and row.cell in cells}
     batches = [
         Batch(cells[row.cell], row, _rows_of(row, run.requests))
         for row in sorted(rows.values(), key=lambda row: (row.repeat, order[row.cell]))

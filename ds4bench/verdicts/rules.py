@@ -39,9 +39,7 @@ def zero_failures(rule: ZeroFailuresRule, evidence: Evidence) -> RuleResult:
     total = sum(batch.row.requests for batch in evidence.batches)
     failed = total - sum(len(batch.answered) for batch in evidence.batches)
     verdict = Verdict.FAIL if failed else Verdict.PASS
-    return RuleResult(
-        rule=rule.name, verdict=verdict, sentence=f"{failed} of {total} requests failed: {verdict}"
-    )
+    return RuleResult(rule=rule.name, verdict=verdict, sentence=f"{failed} of {total} requests failed: {verdict}")
 
 
 def recall(rule: RecallRule, evidence: Evidence) -> RuleResult:
@@ -87,20 +85,14 @@ def ratio(rule: RatioRule, evidence: Evidence, refusal: Sequence[str]) -> list[R
         overall = _estimate(rule, evidence, baseline, cells)
         results = [_overall(rule, overall, baseline)]
         if rule.per_cell_margin is not None:
-            results += [
-                _cell(rule, cell, _estimate(rule, evidence, baseline, [cell]), baseline) for cell in cells
-            ]
+            results += [_cell(rule, cell, _estimate(rule, evidence, baseline, [cell]), baseline) for cell in cells]
     except ValueError as error:
-        return [
-            _undecided(rule, f"{METRICS[rule.metric].name} cannot be compared with {baseline.name}: {error}")
-        ]
+        return [_undecided(rule, f"{METRICS[rule.metric].name} cannot be compared with {baseline.name}: {error}")]
     return results
 
 
 def _undecided(rule: RatioRule, why: str) -> RuleResult:
-    return RuleResult(
-        rule=rule.name, verdict=Verdict.INCONCLUSIVE, sentence=f"{why}: INCONCLUSIVE", margin=rule.margin
-    )
+    return RuleResult(rule=rule.name, verdict=Verdict.INCONCLUSIVE, sentence=f"{why}: INCONCLUSIVE", margin=rule.margin)
 
 
 def _estimate(rule: RatioRule, evidence: Evidence, baseline: Baseline, cells: Sequence[Cell]) -> Estimate:

@@ -155,7 +155,7 @@ def possible_values(evidence: Evidence) -> CheckResult:
     return _ok("possible_values", "all times and counts are possible")
 
 
-def impossible(result: RequestResult) -> str | None:  # noqa: PLR0911 - one return a kind of nonsense
+def impossible(result: RequestResult) -> str | None:
     """What about an answered request cannot be, or None."""
     times = {
         name: getattr(result, name)

@@ -1,0 +1,33 @@
+"""Environment variables: the only place that reads them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HOME = "DS4BENCH_HOME"
+STATE_DIR = "DS4BENCH_STATE_DIR"
+API_KEY = "DS4BENCH_API_KEY"
+_SECRETS = (API_KEY, "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "HF_TOKEN")
+
+
+def home() -> Path | None:
+    """Folder with gates/, prompts/ and results/, if ``DS4BENCH_HOME`` names one."""
+    value = os.environ.get(HOME)
+    return Path(value) if value else None
+
+
+def state_dir() -> Path | None:
+    """Where runs and local baselines are kept, if ``DS4BENCH_STATE_DIR`` says."""
+    value = os.environ.get(STATE_DIR)
+    return Path(value) if value else None
+
+
+def api_key() -> str | None:
+    """Key for a serve that wants one. Never written anywhere."""
+    return os.environ.get(API_KEY) or None
+
+
+def secrets() -> list[str]:
+    """Values that must never reach an artifact."""
+    return [value for name in _SECRETS if len(value := os.environ.get(name, "")) >= 8]

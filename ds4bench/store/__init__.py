@@ -1,0 +1,1 @@
+"""Run folders, baselines, provenance, published tables: everything that is kept."""

@@ -1,0 +1,171 @@
+"""Baselines: promoted runs in small, in files that a person can review.
+
+A promoted baseline is ``results/baselines/NAME/GATE-PROFILE.json``: head indented, one request a line. This machine's own,
+``here``, is kept under ``.ds4bench/baselines/here`` by gate, profile, measurement, machine and model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from ds4bench.core import Baseline, Fingerprint, RequestRow, RunData, Verdict
+from ds4bench.errors import StoreError
+from ds4bench.paths import baselines_dir, here_dir
+from ds4bench.store.runs import utc_now
+
+SCHEMA = 1
+HERE = "here"
+
+
+def promote(run: RunData, name: str, *, force_reason: str | None = None) -> Path:
+    """Write a run as baseline ``name``. Raises StoreError for a run that is invalid, incomplete or not judged, unless a
+    reason is given, which is then kept in the file."""
+    if force_reason is None:
+        _refuse_bad(run)
+    if not name or name in (HERE, "none") or "/" in name or name.startswith("."):
+        raise StoreError(f"{name!r} cannot name a baseline: no slash, no leading dot, not 'here' or 'none'")
+    baseline = from_run(run, name, note=f"forced: {force_reason}" if force_reason else None)
+    path = baselines_dir() / name / f"{baseline.gate}-{baseline.profile}.json"
+    _write(path, baseline)
+    return path
+
+
+def from_run(run: RunData, name: str, *, note: str | None = None) -> Baseline:
+    """The baseline that a run makes: its measured rows of complete batches, without texts and chunk times."""
+    manifest = run.manifest
+    if manifest.fingerprint is None:
+        raise StoreError(f"run {manifest.run_id} never reached its serve; there is nothing to promote")
+    probes = [b.probe_ms for b in run.batches if b.phase == "measure" and b.probe_ms is not None]
+    return Baseline(
+        schema=SCHEMA,
+        name=name,
+        created=utc_now(),
+        gate=manifest.gate,
+        profile=manifest.profile,
+        run_id=manifest.run_id,
+        measurement_hash=manifest.measurement_hash,
+        measurement=manifest.measurement,
+        metric_schema=manifest.metric_schema,
+        fingerprint=manifest.fingerprint,
+        provenance={k: v for k, v in manifest.provenance.items() if k != "command"},
+        requests=list(_kept_rows(run)),
+        probe_ms=median(probes) if probes else None,
+        note=note,
+    )
+
+
+def load_baseline(name_or_path: str, gate: str | None = None, profile: str | None = None) -> Baseline:
+    """A baseline by file path, or by name (of the given gate and profile where it has several). Raises StoreError."""
+    path = Path(name_or_path)
+    if path.suffix == ".json":
+        return _read(path)
+    folder = baselines_dir() / name_or_path
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if gate is not None:
+        files = [f for f in files if f.name == f"{gate}-{profile}.json"]
+    if not files:
+        known = ", ".join(sorted({b.name for b in list_baselines()})) or "none yet"
+        wanted = f" for gate {gate}, profile {profile}" if gate else ""
+        raise StoreError(f"no baseline {name_or_path!r}{wanted} in {baselines_dir()}; stored: {known}")
+    if len(files) > 1:
+        raise StoreError(f"baseline {name_or_path!r} has {', '.join(f.name for f in files)}: name one by its path")
+    return _read(files[0])
+
+
+def list_baselines() -> list[Baseline]:
+    """Every stored baseline, this machine's own last."""
+    promoted = sorted(baselines_dir().glob("*/*.json")) if baselines_dir().is_dir() else []
+    own = sorted(here_dir().glob("*.json")) if here_dir().is_dir() else []
+    return [_read(path) for path in [*promoted, *own]]
+
+
+def save_here(run: RunData) -> Path:
+    """Keep a run as this machine's own baseline."""
+    baseline = from_run(run, HERE)
+    key = (baseline.gate, baseline.profile, baseline.measurement_hash)
+    path = _here_path(*key, baseline.fingerprint)
+    _write(path, baseline)
+    return path
+
+
+def lookup_here(gate: str, profile: str, measurement_hash: str, fingerprint: Fingerprint) -> Baseline | None:
+    """This machine's own baseline of the same measurement of the same model; None if it was never measured."""
+    path = _here_path(gate, profile, measurement_hash, fingerprint)
+    return _read(path) if path.exists() else None
+
+
+def _here_path(gate: str, profile: str, measurement_hash: str, fingerprint: Fingerprint) -> Path:
+    """What makes a measurement another one, but not what is being tested: version and flags may differ."""
+    identity = [
+        fingerprint.engine,
+        fingerprint.model,
+        fingerprint.model_revision,
+        fingerprint.prefix_caching,
+        fingerprint.speculative,
+        fingerprint.hardware,
+    ]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return here_dir() / f"{gate}-{profile}-{measurement_hash[:8]}-{digest}.json"
+
+
+def _refuse_bad(run: RunData) -> None:
+    verdict = run.verdict
+    hint = 'promote it all the same with --force "REASON"'
+    if verdict is None:
+        raise StoreError(f"run {run.manifest.run_id} has no verdict yet; finish it with --resume, or {hint}")
+    if verdict.verdict is Verdict.INVALID:
+        raise StoreError(f"run {run.manifest.run_id} is INVALID ({verdict.sentence}); {hint}")
+    if verdict.sentence.startswith("interrupted"):
+        raise StoreError(f"run {run.manifest.run_id} is incomplete ({verdict.sentence}), or {hint}")
+
+
+def _kept_rows(run: RunData) -> Iterable[RequestRow]:
+    complete = {(b.cell, b.repeat, b.attempt) for b in run.batches if b.phase == "measure"}
+    for row in run.requests:
+        if row.phase == "measure" and (row.cell, row.repeat, row.attempt) in complete:
+            result = msgspec.structs.replace(
+                row.result, content="", reasoning="", chunk_times_s=[], tool_calls=[], logprobs=[]
+            )
+            yield msgspec.structs.replace(row, result=result, answer=None, expect=_small(row.expect))
+
+
+def _small(expect: dict[str, object]) -> dict[str, object]:
+    return {k: v for k, v in expect.items() if k != "codes"}
+
+
+def _write(path: Path, baseline: Baseline) -> None:
+    head = msgspec.to_builtins(msgspec.structs.replace(baseline, requests=[]))
+    rows = [_row_line(row) for row in baseline.requests]
+    text = json.dumps({k: v for k, v in head.items() if k != "requests"}, indent=2, ensure_ascii=False)
+    text = text.removesuffix("\n}") + ',\n  "requests": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _row_line(row: RequestRow) -> str:
+    """A row without what is empty or a default."""
+    plain = msgspec.to_builtins(row)
+    plain["result"] = {k: _rounded(v) for k, v in plain["result"].items() if v not in (None, [], "", {})}
+    return json.dumps({k: v for k, v in plain.items() if v not in (None, {})}, separators=(", ", ": "))
+
+
+def _rounded(value: object) -> object:
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def _read(path: Path) -> Baseline:
+    try:
+        baseline = msgspec.json.decode(path.read_bytes(), type=Baseline)
+    except FileNotFoundError:
+        raise StoreError(f"no baseline file {path}") from None
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"{path}: damaged or of another version: {error}") from error
+    if baseline.schema != SCHEMA:
+        raise StoreError(f"{path} has schema {baseline.schema}, this ds4bench reads {SCHEMA}")
+    return baseline
