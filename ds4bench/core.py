@@ -20,7 +20,7 @@ Phase = Literal["warmup", "measure"]
 class Verdict(StrEnum):
     """The five verdicts; exit codes live in verdicts/exit_codes.py."""
 
-    PASS = "PASS"
+    PASS = "PASS"  # noqa: S105 - a verdict
     FAIL = "FAIL"
     INVALID = "INVALID"
     INCONCLUSIVE = "INCONCLUSIVE"

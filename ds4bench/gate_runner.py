@@ -66,7 +66,8 @@ def _history(done: RunData | None) -> tuple[set[tuple[str, int]], defaultdict[tu
     begun: defaultdict[tuple[str, int, Phase], int] = defaultdict(int)
     if done is not None:
         complete = {(b.cell, b.repeat) for b in done.batches if b.phase == "measure"}
-        for row in [*done.requests, *done.batches]:
+        rows: list[RequestRow | BatchRow] = [*done.requests, *done.batches]
+        for row in rows:
             key = (row.cell, row.repeat, row.phase)
             begun[key] = max(begun[key], row.attempt + 1)
     return complete, begun

@@ -19,6 +19,8 @@ from ds4bench.core import BatchResult, ClientHealth, RequestResult
 OnResult = Callable[[int, RequestResult], None]
 OnFirstToken = Callable[[int, float], None]
 
+OPEN_TIMEOUT_S = 60.0
+
 _TOKEN = re.compile(rb'"(?:content|reasoning|reasoning_content|text|arguments)":\s*"[^"]')
 """A cheap look for the first token, for progress only; the measurement decodes the chunks."""
 
@@ -81,7 +83,11 @@ class LoadClient:
 
     async def _open(self, count: int) -> list[float] | RequestResult:
         try:
-            return await self._transport.open(count)
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                return await self._transport.open(count)
+        except TimeoutError:
+            detail = f"{count} connections were not open within {OPEN_TIMEOUT_S:g} s"
+            return RequestResult(ok=False, error="connect", error_detail=detail)
         except (httpx.TransportError, OSError) as error:
             return RequestResult(ok=False, error="connect", error_detail=str(error) or type(error).__name__)
 
@@ -101,10 +107,12 @@ class LoadClient:
         detail: str | None = None
         load.enter()
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s) as limit:
                 await self._transport.exchange(request, exchange)
-        except TimeoutError:
-            error, detail = "deadline", f"no end of the stream within {deadline_s:g} s"
+        except TimeoutError as failure:  # the operating system's own timeout of a connection is one too
+            error, detail = ("deadline", f"no end of the stream within {deadline_s:g} s")
+            if not limit.expired():
+                error, detail = "disconnect", str(failure)
         except httpx.ConnectError as failure:
             error, detail = "connect", str(failure)
         except (httpx.TransportError, OSError) as failure:
@@ -112,6 +120,8 @@ class LoadClient:
         finally:
             load.leave()
         start = (exchange.t0 or time.perf_counter()) - load.barrier
+        async with load.decoding:
+            await asyncio.sleep(0)  # one reply a turn of the loop, so that streams still running are stamped in between
         result = build_result(exchange, start_s=start, lateness_ms=start * 1000, error=error, detail=detail)
         if on_result is not None:
             on_result(index, result)
@@ -123,6 +133,7 @@ class _Load:
 
     def __init__(self) -> None:
         self.barrier = 0.0
+        self.decoding = asyncio.Lock()
         self.peak = 0
         self._now = 0
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from ds4bench.errors import TargetError
 
-_NOT_COUNTED = ("_created", "_bucket")
+_GROWING = ("counter", "histogram", "summary", "unknown", "untyped")
 
 
 def parse_counters(text: str) -> dict[str, float]:
-    """Samples by name, summed over labels; histogram buckets and creation times are left out."""
+    """Samples that only grow, by name, summed over labels; a bucket of a histogram is ``name_bucket{le="0.1"}``.
+
+    Gauges, quantiles and creation times are left out. Raises TargetError if the text is not Prometheus text.
+    """
     from prometheus_client.parser import text_string_to_metric_families
 
     totals: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if not sample.name.endswith(_NOT_COUNTED):
-                totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples if family.type in _GROWING else ():
+                if sample.name.endswith("_created") or "quantile" in sample.labels:
+                    continue
+                bound = sample.labels.get("le") if sample.name.endswith("_bucket") else None
+                name = sample.name if bound is None else f'{sample.name}{{le="{bound}"}}'
+                totals[name] = totals.get(name, 0.0) + sample.value
+    except ValueError as error:
+        raise TargetError(f"/metrics is not Prometheus text: {error}; is the base URL right?") from error
     return totals
 
 

@@ -21,19 +21,19 @@ class Event(NamedTuple):
 
 
 class SplitResult(NamedTuple):
-    """Events of a body, the number of comment lines, and whether the body ended inside an event."""
+    """Events of a body, the number of comment lines, and the bytes of an event that was not finished."""
 
     events: list[Event]
     comments: int
-    truncated: bool
+    rest: bytes
 
 
 def split_events(body: bytes) -> SplitResult:
-    """Split a whole body. An event without a final blank line is not dispatched: ``truncated`` says there was one."""
+    """Split a whole body. An event without a final blank line is not dispatched: it is the ``rest``."""
     events: list[Event] = []
     data: list[bytes] = []
     comments = 0
-    position = len(_BOM) if body.startswith(_BOM) else 0
+    position = begin = len(_BOM) if body.startswith(_BOM) else 0
     for match in _LINE_END.finditer(body, position):
         line = body[position : match.start()]
         position = match.end()
@@ -41,10 +41,12 @@ def split_events(body: bytes) -> SplitResult:
             if data:
                 events.append(Event(b"\n".join(data), match.end()))
             data = []
+            begin = position
         elif line.startswith(b":"):
             comments += 1
         else:
             name, _, value = line.partition(b":")
             if name == b"data":
                 data.append(value.removeprefix(b" "))
-    return SplitResult(events, comments, truncated=bool(data) or position < len(body))
+    unfinished = data or position < len(body)
+    return SplitResult(events, comments, body[begin:] if unfinished else b"")

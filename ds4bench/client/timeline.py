@@ -28,6 +28,7 @@ from ds4bench.client.transport import Exchange
 from ds4bench.core import RequestResult
 
 _DONE = b"[DONE]"
+_LAST_LINES = (b"", b"data: [DONE]", b"data:[DONE]")  # the end marker is understood without its blank line
 _DETAIL_LENGTH = 300
 
 
@@ -59,6 +60,7 @@ def build_result(
     ``start_s`` is t0 relative to the barrier. A failed request keeps what could be measured before it failed.
     """
     base: dict[str, Any] = {"start_s": start_s, "lateness_ms": lateness_ms, "http_status": exchange.status}
+    base["connect_ms"] = exchange.connect_ms
     if exchange.status is not None and exchange.status != 200:
         return RequestResult(
             ok=False,
@@ -75,7 +77,7 @@ def build_result(
     stream = _Stream()
     for event, (_, at) in zip(split.events, arrival, strict=True):
         _take(stream, event.data, at)
-    error, detail = _failure(stream, error, detail, truncated=split.truncated)
+    error, detail = _failure(stream, error, detail, split.rest)
     bursts, reads = _bursts(exchange, t0, stream.token_times)
     times, usage = stream.token_times, stream.usage
     closed = exchange.marks[-1][0] - t0 if exchange.marks else None
@@ -117,7 +119,7 @@ def _arrival(marks: list[tuple[float, int]], end: int) -> float:
 
 def _take(stream: _Stream, data: bytes, at: float) -> None:
     """Add one event to the stream."""
-    if stream.done or stream.error is not None:
+    if stream.done or stream.error is not None or not data:
         return
     if data == _DONE:
         stream.done = True
@@ -131,14 +133,17 @@ def _take(stream: _Stream, data: bytes, at: float) -> None:
         stream.error, stream.error_detail = "stream_error", _one_line(str(chunk.error))
         return
     stream.model = chunk.model or stream.model
+    counted_before = stream.usage is not None
     rose = _count(stream, chunk)
     choice = chunk.choice
     if choice is None:
         return
+    # DeepSeek's API puts the only usage of the stream into the chunk with the finish_reason: that is no running count.
+    rose = rose and (counted_before or choice.finish_reason is None)
     stream.finish_reason = choice.finish_reason or stream.finish_reason
     texts = _texts(choice)
     if any(texts) or rose:
-        if not stream.token_times and chunk.usage is not None and rose:
+        if not stream.token_times and rose:
             stream.first_chunk_tokens = stream.counted
         stream.token_times.append(at)
     content, reasoning, tool_text = texts
@@ -182,15 +187,15 @@ def _merge_tool_calls(stream: _Stream, choice: Choice) -> None:
             whole["arguments"] += call.function.arguments or ""
 
 
-def _failure(
-    stream: _Stream, error: str | None, detail: str | None, *, truncated: bool
-) -> tuple[str | None, str | None]:
+def _failure(stream: _Stream, error: str | None, detail: str | None, rest: bytes) -> tuple[str | None, str | None]:
     """The reason why a stream does not count, the transfer's own first. A missing ``[DONE]`` alone is none."""
     if error is not None:
         return error, detail
     if stream.error is not None:
         return stream.error, stream.error_detail
-    if truncated and not stream.done:
+    if rest.startswith(b"{"):
+        return "bad_json", _one_line(f"not an event stream: {rest[:120].decode(errors='replace')}")
+    if rest.strip() not in _LAST_LINES and not stream.done:
         return "disconnect", "the stream ended in the middle of an event"
     if not stream.token_times:
         return "no_tokens", "the stream ended without a token"

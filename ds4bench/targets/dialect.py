@@ -16,11 +16,16 @@ _VLLM_METRICS = {
     "vllm:prefix_cache_queries_total": "prefix_cache_queries",
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:num_preemptions_total": "preemptions",
+    "vllm:time_to_first_token_seconds_sum": "ttft_seconds_sum",
+    "vllm:time_to_first_token_seconds_count": "ttft_seconds_count",
 }
 _SGLANG_METRICS = {
     "sglang:cached_tokens_total": "prefix_cache_hits",
     "sglang:prompt_tokens_total": "prompt_tokens",
     "sglang:generation_tokens_total": "generation_tokens",
+    "sglang:time_to_first_token_seconds_sum": "ttft_seconds_sum",
+    "sglang:time_to_first_token_seconds_count": "ttft_seconds_count",
 }
 
 
@@ -28,9 +33,10 @@ _SGLANG_METRICS = {
 class Dialect:
     """How one engine is spoken to.
 
-    ``cached_tokens`` is the path inside ``usage``; ``metrics`` maps the engine's counter names to ours, all in
-    tokens. ``tokenize_path`` is None where prompts cannot be counted without sending them. ``thinking`` is how
-    reasoning is switched: by ``chat_template_kwargs``, by a field ``thinking: {type: enabled|disabled}``, or not.
+    ``cached_tokens`` is the path inside ``usage``; ``metrics`` maps the engine's counter names to ours (tokens,
+    unless the name says otherwise). ``tokenize_path`` is None where prompts cannot be counted without sending
+    them. ``thinking`` is how reasoning is switched: by ``chat_template_kwargs``, by a body field ``thinking:
+    {type: enabled|disabled}``, or not at all.
     """
 
     engine: str

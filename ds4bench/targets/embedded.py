@@ -94,7 +94,7 @@ class EmbeddedTarget:
             self._stopped_by_us = True
             _signal_group(process.pid, signal.SIGTERM)
             deadline = time.monotonic() + self._grace_s
-            while process.poll() is None and time.monotonic() < deadline:
+            while process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a process has no event
                 await asyncio.sleep(_POLL_S)
         self._kill()
 

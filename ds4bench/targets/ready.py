@@ -18,7 +18,8 @@ async def first_token(control: ControlClient, model: str) -> None:
     chat: dict[str, Any] = {"messages": [{"role": "user", "content": words}]}
     said = await _try(control, "/v1/chat/completions", {"model": model, "max_tokens": 1, **chat})
     if said is not None and said[0] in (400, 404, 405):
-        said = await _try(control, "/v1/completions", {"model": model, "max_tokens": 1, "prompt": words}) and said
+        completions = await _try(control, "/v1/completions", {"model": model, "max_tokens": 1, "prompt": words})
+        said = said if completions is not None else None  # the chat endpoint's reason is the telling one
     if said is not None:
         status, why = said
         raise TargetError(f"{control.base_url} gives no token for model {model!r}: HTTP {status}: {why}")

@@ -38,6 +38,17 @@ def comparable(manifest: RunManifest, baseline: Baseline) -> list[str]:
     return reasons + _serve_reasons(manifest.fingerprint, baseline.fingerprint)
 
 
+def comparable_baselines(first: Baseline, second: Baseline) -> list[str]:
+    """The same for two baselines."""
+    reasons = []
+    if first.gate != second.gate:
+        reasons.append(_differs("gate", first.gate, second.gate))
+    if first.metric_schema != second.metric_schema:
+        reasons.append(_differs("metric definitions", first.metric_schema, second.metric_schema))
+    reasons += [_differs(*item) for item in differences(first.measurement, second.measurement)]
+    return reasons + _serve_reasons(first.fingerprint, second.fingerprint)
+
+
 def _serve_reasons(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
     reasons = [
         _differs(words, getattr(ours, field), getattr(theirs, field))

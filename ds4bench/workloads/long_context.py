@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from typing import Any
 
 from ds4bench.client.control import ControlClient
@@ -41,15 +42,16 @@ class LongContext:
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError when the longest prompt does not fit the serve."""
         self._endpoint = endpoint
-        longest = max(self._spec.matrix.prompt_tokens) + self._spec.request.max_tokens
-        if endpoint.max_model_len is not None and longest > endpoint.max_model_len:
+        longest = max(self._spec.matrix.prompt_tokens)
+        needed = longest + self._spec.request.max_tokens
+        if endpoint.max_model_len is not None and needed > endpoint.max_model_len:
             raise WorkloadError(
-                f"the longest request needs {longest:,} tokens, but {endpoint.model} is served with a context of "
+                f"the longest request needs {needed:,} tokens, but {endpoint.model} is served with a context of "
                 f"{endpoint.max_model_len:,}: choose a shorter profile (--profile) or serve it with a longer context"
             )
         counter = await make_counter(control, endpoint, self._template(endpoint), self._path)
         self._fitter = TokenFitter(self._filler, counter)
-        await self._fitter.calibrate(lambda i: self._salt(f"calibration {i}"), ["000000"] * _CODES)
+        await self._fitter.calibrate(lambda i: self._salt(f"calibration {i}"), ["000000"] * _CODES, longest)
 
     async def requests(
         self, cell: Cell, repeat: int, attempt: int, phase: Phase, control: ControlClient
@@ -60,10 +62,11 @@ class LongContext:
         return [await self._request(cell, f"{phase} {repeat} {attempt} {index}", index) for index in range(count)]
 
     def read_answer(self, planned: PlannedRequest, result: RequestResult) -> Answer | None:
-        """The share of the codes that the reply names."""
+        """The share of the codes that the reply names, each as a number of its own and in whatever order."""
         if not result.ok:
             return None
-        found = [code for code in planned.expect["codes"] if code in result.content]
+        numbers = set(re.findall(r"\d+", result.content))
+        found = [code for code in planned.expect["codes"] if code in numbers]
         return Answer(scores={"recall": len(found) / _CODES}, detail={"found": found})
 
     async def _request(self, cell: Cell, name: str, index: int) -> PlannedRequest:
@@ -79,7 +82,13 @@ class LongContext:
         body = {**self._template(endpoint), **self._prompt(prompt.text), **self._sampling(endpoint)}
         if spec.salt and endpoint.dialect.cache_salt:
             body["cache_salt"] = salt.strip()
-        expect = {"prompt_tokens": target, "codes": codes, "fitted_tokens": prompt.tokens, "fit_exact": prompt.exact}
+        expect = {
+            "prompt_tokens": target,
+            "codes": codes,
+            "salt": salt.strip() or None,
+            "fitted_tokens": prompt.tokens,
+            "fit_exact": prompt.exact,
+        }
         return PlannedRequest(cell.id, index, self._path, {**body, **spec.extra_body}, expect)
 
     def _salt(self, name: str) -> str:
@@ -91,13 +100,8 @@ class LongContext:
     def _template(self, endpoint: Endpoint) -> dict[str, Any]:
         """The body fields that change how a prompt is rendered, hence its tokens."""
         body: dict[str, Any] = {"model": endpoint.model}
-        thinking = self._spec.request.thinking
-        if thinking is None or self._spec.request.endpoint != "chat":
-            return body
-        if endpoint.dialect.chat_template_kwargs:
-            body["chat_template_kwargs"] = {"thinking": thinking}
-        elif endpoint.dialect.thinking_object:
-            body["thinking"] = {"type": "enabled" if thinking else "disabled"}
+        if self._spec.request.endpoint == "chat":
+            body |= endpoint.dialect.thinking_body(self._spec.request.thinking)
         return body
 
     def _prompt(self, text: str) -> dict[str, Any]:
@@ -107,14 +111,11 @@ class LongContext:
 
     def _sampling(self, endpoint: Endpoint) -> dict[str, Any]:
         spec = self._spec.request
-        options = {"include_usage": True}
-        if endpoint.dialect.continuous_usage:
-            options["continuous_usage_stats"] = True
         body: dict[str, Any] = {
             "max_tokens": spec.max_tokens,
             "temperature": spec.temperature,
             "stream": True,
-            "stream_options": options,
+            "stream_options": endpoint.dialect.stream_options(),
         }
         if spec.ignore_eos:
             body["ignore_eos"] = True
@@ -123,4 +124,4 @@ class LongContext:
 
 def _codes(seed: str) -> list[str]:
     rng = random.Random(f"codes {seed}")  # noqa: S311 - test data
-    return [f"{rng.randrange(100_000, 1_000_000)}" for _ in range(_CODES)]
+    return [str(code) for code in rng.sample(range(100_000, 1_000_000), _CODES)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from ds4bench.errors import WorkloadError
 from ds4bench.workloads.filler import Filler
 from ds4bench.workloads.token_count import Counter
 
-_SAMPLE = (40, 240)
+_SHORT, _LONG = 36, 420
+"""Sentences of the two calibration prompts: several deals of the word lists, few thousand tokens."""
 _ROUNDS = 8
+_TOLERANCE = 0.01
 _ROOM = 1.05  # sentences drawn beyond the estimate, so that a correction never runs out
 
 
@@ -33,22 +36,37 @@ class TokenFitter:
         self._per_sentence = 0.0
         self._fixed = 0.0
 
-    async def calibrate(self, salt: Callable[[int], str], codes: list[str]) -> None:
-        """Measure two short prompts; the salts must be used for nothing else, since these prompts are sent."""
-        counts = []
-        for index, size in enumerate(_SAMPLE):
+    async def calibrate(self, salt: Callable[[int], str], codes: list[str], longest: int) -> None:
+        """Measure two short prompts; the salts must be used for nothing else, since these prompts may be sent.
+
+        Neither has more tokens than ``longest``, the longest prompt of the gate, unless that is very short.
+        """
+
+        async def count(size: int, index: int) -> int:
             sentences = self._filler.sentences(random.Random(size), size)  # noqa: S311 - text, not secrets
-            counts.append(await self._counter.count(self._filler.compose(salt(index), sentences, codes, 0)))
-        self._per_sentence = (counts[1] - counts[0]) / (_SAMPLE[1] - _SAMPLE[0])
-        self._fixed = counts[0] - self._per_sentence * _SAMPLE[0]
+            return await self._counter.count(self._filler.compose(salt(index), sentences, codes, 0))
+
+        counts = [await count(_SHORT, 0)]
+        size = max(2 * _SHORT, min(_LONG, longest * _SHORT // counts[0]))
+        counts.append(await count(size, 1))
+        self._per_sentence = (counts[1] - counts[0]) / (size - _SHORT)
+        self._fixed = counts[0] - self._per_sentence * _SHORT
         if self._per_sentence <= 0:
             raise WorkloadError(
                 f"a longer prompt does not count more tokens ({counts[0]} and {counts[1]}): no tokenizer to fit to"
             )
 
     async def fit(self, target: int, salt: str, codes: list[str], seed: str) -> FittedPrompt:
-        """A prompt of ``target`` tokens. Without an exact counter it is as close as the calibration allows."""
-        estimate = max(1, int((target - self._fixed) / self._per_sentence))
+        """A prompt of ``target`` tokens. Without an exact counter it is as close as the calibration allows.
+
+        Raises WorkloadError when ``target`` is too short for a prompt at all, or cannot be met within 1 %.
+        """
+        estimate = int((target - self._fixed) / self._per_sentence)
+        if estimate < 1:
+            shortest = math.ceil(self._fixed + self._per_sentence)
+            raise WorkloadError(
+                f"a prompt of {target:,} tokens is too short for the codes and the question: ask for {shortest:,} or more"
+            )
         sentences = self._filler.sentences(random.Random(seed), int(estimate * _ROOM) + 8)  # noqa: S311
         used, padding = estimate, 0
         if not self._counter.exact:
@@ -68,4 +86,6 @@ class TokenFitter:
             else:
                 padding += missing
         assert best is not None
+        if abs(best.tokens - target) > _TOLERANCE * target:
+            raise WorkloadError(f"no prompt of {target:,} tokens could be built: the nearest has {best.tokens:,}")
         return best

@@ -1,0 +1,1 @@
+"""Reports: all from the same run, baseline and verdict."""
