@@ -70,7 +70,9 @@ class TokenFitter:
         sentences = self._filler.sentences(random.Random(seed), int(estimate * _ROOM) + 8)  # noqa: S311
         used, padding = estimate, 0
         if not self._counter.exact:
-            return FittedPrompt(self._filler.compose(salt, sentences[:used], codes, 0), target, exact=False)
+            # The padding word is one token in every vocabulary of a served model: it fills what is less than a sentence.
+            padding = round(target - self._fixed - used * self._per_sentence)
+            return FittedPrompt(self._filler.compose(salt, sentences[:used], codes, padding), target, exact=False)
         best: FittedPrompt | None = None
         for _ in range(_ROUNDS):
             text = self._filler.compose(salt, sentences[:used], codes, padding)
