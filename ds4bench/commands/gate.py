@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ds4bench import env
 from ds4bench.core import Baseline, Fingerprint, GateVerdict, RunData, RunManifest, Verdict
 from ds4bench.errors import SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
@@ -186,7 +187,7 @@ class _Session:
     def _target(self, folder: Path) -> Target:
         options, hardware = self.options, provenance.hardware_fingerprint()
         if options.target == "attach":
-            return AttachTarget(options.url or "", options.model, hardware=hardware)
+            return AttachTarget(options.url or "", options.model, env.api_key(), hardware=hardware)
         return EmbeddedTarget(folder / "serve.log", options.serve_args, hardware=hardware)
 
     def _manifest(self, run_id: str, role: str) -> RunManifest:

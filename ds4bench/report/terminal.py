@@ -33,7 +33,7 @@ def render_report(run: RunData, baseline: Baseline | None, verdict: GateVerdict,
     cells = matrix_cells(run)
     ratios = {rule.cell: rule for rule in verdict.rules if rule.cell is not None}
     baseline_rows = cell_measures(cells, baseline.requests) if baseline is not None else []
-    _cell_table(cell_measures(cells, measured_rows(run)), ratios, baseline_rows, _recall_note(verdict), console)
+    _cell_table(cell_measures(cells, measured_rows(run)), ratios, baseline_rows, _recall_note(run), console)
     _checks(verdict.checks, console)
     for rule in verdict.rules:
         if rule.cell is None and rule.sentence != verdict.sentence:
@@ -116,9 +116,9 @@ def _cell_table(
             f"{int(item.cell.params.get('prompt_tokens', 0)):,}",
             str(item.cell.concurrency),
             str(item.requests),
-            _number(item.ttft_mean_s, "{:.3f} s"),
-            _number(item.ttft_max_s, "{:.3f} s"),
-            _number(reference.ttft_mean_s if reference else None, "{:.3f} s"),
+            _number(item.ttft_mean_s, "{:.3f}"),
+            _number(item.ttft_max_s, "{:.3f}"),
+            _number(reference.ttft_mean_s if reference else None, "{:.3f}"),
             _ratio(ratios.get(item.cell.id)),
             _number(item.prefill_tok_s, "{:,.0f}"),
             _number(item.decode_tok_s, "{:,.1f}"),
@@ -126,6 +126,7 @@ def _cell_table(
             recall_note or _number(item.recall, "{:.2f}"),
         )
     console.print(table)
+    console.print("[dim]TTFT: mean and maximum over requests; prefill and decode in tokens a second[/dim]")
 
 
 def _checks(checks: list[CheckResult], console: Console) -> None:
@@ -158,10 +159,10 @@ def _ratio(rule: RuleResult | None) -> str:
     return f"[red]{text}[/red]" if rule.verdict is Verdict.FAIL else text
 
 
-def _recall_note(verdict: GateVerdict) -> str | None:
+def _recall_note(run: RunData) -> str | None:
     """What stands in the recall column when recall does not apply."""
-    skipped = any(rule.rule == "recall" and rule.verdict is Verdict.SKIPPED for rule in verdict.rules)
-    return "n/a" if skipped else None
+    fingerprint = run.manifest.fingerprint
+    return "n/a" if fingerprint is not None and fingerprint.weights == "random" else None
 
 
 def _without_verdict(verdict: GateVerdict) -> str:

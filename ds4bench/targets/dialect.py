@@ -1,7 +1,6 @@
 """Where engines differ behind the same API: one table.
 
-Read from the engines' own sources and documentation: vLLM (``vllm/entrypoints/openai/``), SGLang
-(``sglang/srt/entrypoints/openai/``), the DeepSeek API reference.
+The rows of vLLM, SGLang and the hosted API follow their documentation; only the embedded engine is tested against.
 """
 
 from __future__ import annotations

@@ -77,7 +77,9 @@ async def test_concurrent_chunked_requests_get_the_tokens_they_get_alone(
 
 
 async def test_prefix_hits_do_not_change_an_answer(prompts: list[list[int]], expected: list[list[int]]) -> None:
-    async with running(replace(ROOMY, num_blocks=256, enable_prefix_caching=True, max_num_batched_tokens=200)) as engine:
+    async with running(
+        replace(ROOMY, num_blocks=256, enable_prefix_caching=True, max_num_batched_tokens=200)
+    ) as engine:
         assert await all_at_once(engine, prompts) == expected
         assert await all_at_once(engine, prompts) == expected
         assert _sample(engine, "vllm:prefix_cache_hits_total") >= 3840  # every full block of the second pass

@@ -138,9 +138,7 @@ def test_a_stop_string_ends_the_text_before_it(client: httpx.Client) -> None:
 def test_logprobs_name_the_chosen_token_first_under_greedy(client: httpx.Client) -> None:
     body = {"prompt": "The", "max_tokens": 3, "temperature": 0, "logprobs": 2}
     logprobs = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]
-    for token, value, top in zip(
-        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
-    ):
+    for token, value, top in zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):
         assert max(top, key=top.get) == token
         assert top[token] == value < 0
 

@@ -91,7 +91,7 @@ async def test_without_tokenize_the_length_is_calibrated_well_within_one_percent
             for planned in await workload.requests(cell, 0, 0, "measure", control):
                 assert serve.count(planned.body) == pytest.approx(cell.params["prompt_tokens"], rel=0.004)
         assert len(serve.completed) == asked  # the long prompts themselves are not sent before they are measured
-    assert sum(serve.completed) < 20_000
+    assert sum(serve.completed) < 62_080 / 2  # cheaper than half of one measured prompt
 
 
 async def test_calibration_sends_nothing_longer_than_the_gate_itself(make_serve: MakeServe) -> None:
