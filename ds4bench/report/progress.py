@@ -148,8 +148,6 @@ class LiveProgress:
         from rich.live import Live
 
         self._console = console
-        self._live = Live(console=console, refresh_per_second=_REFRESH_HZ, transient=True, get_renderable=self._render)
-        self._shown = False
         self._estimate = Estimate()
         self._cells: Sequence[Cell] = ()
         self._repeats = 0
@@ -157,6 +155,9 @@ class LiveProgress:
         self._last_ttft: dict[str, float] = {}
         self._status: dict[str, str] = {}
         self._text = ""
+        self._requests = self._finished = 0
+        self._shown = False
+        self._live = Live(console=console, refresh_per_second=_REFRESH_HZ, transient=True, get_renderable=self._render)
 
     def start(self, cells: Sequence[Cell], repeats: int) -> None:
         """See ``Progress``."""

@@ -19,6 +19,12 @@ _COLOURS = {
     Verdict.INCONCLUSIVE: "bold yellow",
     Verdict.SKIPPED: "bold yellow",
 }
+_COLUMNS = (
+    "prompt", "c", "n", "TTFT s", "max s", "baseline", "ratio (90 %)", "prefill", "decode", "failed", "recall"
+)  # fmt: skip
+_WIDE = 104
+"""Columns that a terminal needs to show every column of the table."""
+
 _SYMBOLS = {
     CheckStatus.OK: "[green]ok  [/green]",
     CheckStatus.FAILED: "[red]FAIL[/red]",
@@ -92,41 +98,37 @@ def _cell_table(
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    names = [
-        "prompt",
-        "c",
-        "n",
-        "TTFT mean",
-        "max",
-        "baseline",
-        "ratio (90 %)",
-        "prefill",
-        "decode",
-        "failed",
-        "recall",
-    ]
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.columns[7].header, table.columns[8].header = "prefill tok/s", "decode tok/s"
+    narrow = console.width < _WIDE
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if narrow else (0, 1))
     before = {item.cell.id: item for item in baseline}
-    for item in measures:
-        reference = before.get(item.cell.id)
-        table.add_row(
-            f"{int(item.cell.params.get('prompt_tokens', 0)):,}",
-            str(item.cell.concurrency),
-            str(item.requests),
-            _number(item.ttft_mean_s, "{:.3f}"),
-            _number(item.ttft_max_s, "{:.3f}"),
-            _number(reference.ttft_mean_s if reference else None, "{:.3f}"),
-            _ratio(ratios.get(item.cell.id)),
-            _number(item.prefill_tok_s, "{:,.0f}"),
-            _number(item.decode_tok_s, "{:,.1f}"),
-            f"[red]{item.failures}[/red]" if item.failures else "0",
-            recall_note or _number(item.recall, "{:.2f}"),
-        )
+    rows = [_cell_row(item, before.get(item.cell.id), ratios.get(item.cell.id), recall_note) for item in measures]
+    hidden = ("n", "baseline") if narrow else ()
+    for name in _COLUMNS:
+        if name not in hidden:
+            table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(value for name, value in zip(_COLUMNS, row, strict=True) if name not in hidden))
     console.print(table)
     console.print("[dim]TTFT: mean and maximum over requests; prefill and decode in tokens a second[/dim]")
+
+
+def _cell_row(
+    item: CellMeasures, reference: CellMeasures | None, ratio: RuleResult | None, recall_note: str | None
+) -> tuple[str, ...]:
+    """The values of ``_COLUMNS``."""
+    return (
+        f"{int(item.cell.params.get('prompt_tokens', 0)):,}",
+        str(item.cell.concurrency),
+        str(item.requests),
+        _number(item.ttft_mean_s, "{:.3f}"),
+        _number(item.ttft_max_s, "{:.3f}"),
+        _number(reference.ttft_mean_s if reference else None, "{:.3f}"),
+        _ratio(ratio),
+        _number(item.prefill_tok_s, "{:,.0f}"),
+        _number(item.decode_tok_s, "{:,.1f}"),
+        f"[red]{item.failures}[/red]" if item.failures else "0",
+        recall_note or _number(item.recall, "{:.2f}"),
+    )
 
 
 def _checks(checks: list[CheckResult], console: Console) -> None:

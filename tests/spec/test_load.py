@@ -139,18 +139,14 @@ def test_wrong_value_names_line_value_and_range(tmp_path: Path) -> None:
 def test_unknown_key_lists_the_allowed_ones_and_guesses(tmp_path: Path) -> None:
     message = mistake(tmp_path, SMALL.replace("max_tokens: 4", "max_token: 4"))
     unknown, missing = sorted(message.splitlines())[::-1]
-    assert unknown.startswith(
-        "small.yaml:7: request: unknown key 'max_token'; allowed: endpoint, max_tokens,"
-    )
+    assert unknown.startswith("small.yaml:7: request: unknown key 'max_token'; allowed: endpoint, max_tokens,")
     assert unknown.endswith("did you mean 'max_tokens'?")
     assert missing.startswith("small.yaml:7: request.max_tokens: missing; allowed: a whole number")
 
 
 def test_mistake_inside_an_overlay_names_the_line_of_the_overlay(tmp_path: Path) -> None:
     text = SMALL.replace("margin: 0.5\n", "margin: 7\n")
-    assert mistake(tmp_path, text, profile="tiny").startswith(
-        "small.yaml:25: rules[0].margin: 7 is out of range"
-    )
+    assert mistake(tmp_path, text, profile="tiny").startswith("small.yaml:25: rules[0].margin: 7 is out of range")
     assert load_gate("small", directory=tmp_path).profile == "full"
 
 

@@ -24,9 +24,7 @@ def runs(seed: int, repeats: int, strata: int, cv: float = 0.02) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 def test_interval_is_symmetric_in_the_logarithm_and_holds_the_ratio(shape: tuple[int, int, int]) -> None:
     repeats, strata, seed = shape
-    estimate = ratio_estimate(
-        runs(seed, repeats, strata), runs(seed + 1, 3, strata), session_cv=0.01, resamples=500
-    )
+    estimate = ratio_estimate(runs(seed, repeats, strata), runs(seed + 1, 3, strata), session_cv=0.01, resamples=500)
     assert estimate.low < estimate.ratio < estimate.high
     assert math.isclose(estimate.low * estimate.high, estimate.ratio**2, rel_tol=1e-9)
     assert math.isclose(estimate.ratio, estimate.candidate / estimate.baseline, rel_tol=1e-9)
@@ -95,9 +93,7 @@ def test_the_number_that_would_decide_does_decide() -> None:
     assert needed is not None
     level = np.log(runs(10, needed, 1, 0.04))
     again = (level - level.mean()) / level.std(ddof=1) * estimate.noise_cv + math.log(estimate.candidate)
-    assert (
-        ratio_estimate(np.exp(again), runs(9, 30, 1, 0.04), session_cv=0.005).high < math.exp(margin) * 1.005
-    )
+    assert ratio_estimate(np.exp(again), runs(9, 30, 1, 0.04), session_cv=0.005).high < math.exp(margin) * 1.005
 
 
 def test_no_number_of_repeats_beats_the_session_noise() -> None:
@@ -124,8 +120,6 @@ def test_a_new_baseline_helps_where_the_old_one_has_too_few_repeats() -> None:
         ([], [[1.0]] * 3, r"\[repeats, strata\]"),
     ],
 )
-def test_values_that_have_no_ratio_are_refused(
-    ours: list[list[float]], theirs: list[list[float]], why: str
-) -> None:
+def test_values_that_have_no_ratio_are_refused(ours: list[list[float]], theirs: list[list[float]], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ratio_estimate(ours, theirs, session_cv=0.01)

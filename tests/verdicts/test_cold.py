@@ -58,9 +58,7 @@ def test_counter_alone_can_fail(world: Any) -> None:
         ("sglang", "--enable-cache-report", "--enable-prompt-tokens-details"),
     ],
 )
-def test_without_a_source_it_is_unverified_and_names_the_flag(
-    world: Any, engine: str, flag: str, other: str
-) -> None:
+def test_without_a_source_it_is_unverified_and_names_the_flag(world: Any, engine: str, flag: str, other: str) -> None:
     result = cold(world, result={"cached_tokens": None}, fingerprint={"engine": engine})
     assert result.status is CheckStatus.UNVERIFIED
     assert flag in result.detail

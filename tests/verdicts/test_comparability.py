@@ -64,6 +64,4 @@ def test_other_definitions_gate_or_faulty_baseline_are_refused(world: Any) -> No
 
 
 def test_serve_that_was_never_identified_is_refused(world: Any) -> None:
-    assert reasons(world, ours={"manifest": {"fingerprint": None}}) == [
-        "the serve of this run was not identified"
-    ]
+    assert reasons(world, ours={"manifest": {"fingerprint": None}}) == ["the serve of this run was not identified"]

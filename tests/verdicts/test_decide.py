@@ -113,9 +113,7 @@ def test_salt_switched_off_is_invalid_even_against_no_comparable_baseline(world:
 def test_server_that_died_is_invalid_and_says_how_to_resume(world: Any) -> None:
     verdict = verdict_of(world, died="killed by signal 9", batches_done=4)
     assert verdict.verdict is Verdict.INVALID
-    assert verdict.sentence.startswith(
-        "server died (killed by signal 9): 4 of 12 batches measured; resume with"
-    )
+    assert verdict.sentence.startswith("server died (killed by signal 9): 4 of 12 batches measured; resume with")
 
 
 def test_interrupted_run_is_inconclusive_and_says_how_far_it_came(world: Any) -> None:
@@ -144,9 +142,7 @@ def test_gate_may_allow_unverified_cold_and_then_says_so(world: Any) -> None:
 def test_drifted_machine_is_inconclusive_even_for_a_slow_build(world: Any) -> None:
     verdict = verdict_of(world, ttft=slower(0.3), batch={"probe_ms": 65.0})
     assert verdict.verdict is Verdict.INCONCLUSIVE
-    assert verdict.sentence == (
-        "this machine runs the fixed CPU probe 30 % slower than when the baseline was measured"
-    )
+    assert verdict.sentence == ("this machine runs the fixed CPU probe 30 % slower than when the baseline was measured")
 
 
 def test_no_baseline_is_inconclusive(world: Any) -> None:
@@ -199,9 +195,7 @@ def test_recall_of_random_weights_is_not_applicable_and_never_passed(world: Any)
     assert recall.sentence == "recall of the codes: not applicable (random weights)"
 
 
-@pytest.mark.parametrize(
-    ("score", "expected"), [(1.0, Verdict.PASS), (0.9, Verdict.PASS), (0.5, Verdict.FAIL)]
-)
+@pytest.mark.parametrize(("score", "expected"), [(1.0, Verdict.PASS), (0.9, Verdict.PASS), (0.5, Verdict.FAIL)])
 def test_recall_is_judged_apart_from_latency(world: Any, score: float, expected: Verdict) -> None:
     gate = world.gate()
     trained: dict[str, Any] = {"fingerprint": {"weights": "trained"}}

@@ -108,9 +108,7 @@ def test_truncated_prompt_fails_as_truncation(world: Any) -> None:
 
 @pytest.mark.parametrize(("tokens", "status"), [(8192, OK), (8270, OK), (8290, FAILED), (8100, FAILED)])
 def test_prompt_length_is_held_within_one_percent(world: Any, tokens: int, status: CheckStatus) -> None:
-    result = check(
-        world, "length_within", result={"prompt_tokens": tokens}, where=lambda row: "8192" in row.cell
-    )
+    result = check(world, "length_within", result={"prompt_tokens": tokens}, where=lambda row: "8192" in row.cell)
     assert result.status is status
 
 
@@ -184,9 +182,7 @@ def test_few_chunk_gaps_are_not_compared_with_the_lag(world: Any) -> None:
         (45.0, UNVERIFIED, "10 % faster"),
     ],
 )
-def test_drift_of_the_machine_forbids_the_comparison(
-    world: Any, probe: float, status: CheckStatus, part: str
-) -> None:
+def test_drift_of_the_machine_forbids_the_comparison(world: Any, probe: float, status: CheckStatus, part: str) -> None:
     result = check(world, "machine_steady", batch={"probe_ms": probe})
     assert result.status is status
     assert part in result.detail
