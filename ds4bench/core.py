@@ -145,6 +145,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     health: ClientHealth
     counters: dict[str, float] = {}  # deltas of the serve's own counters, by the canonical names of targets/dialect.py
     probe_ms: float | None = None  # time of the fixed CPU probe just before the batch (store/provenance.py)
+    foreign_cores: float | None = None  # cores that processes other than serve and client kept busy during the batch
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):

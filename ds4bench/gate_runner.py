@@ -7,6 +7,7 @@ decides anything; ``verdicts`` reads what is written.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ds4bench.client.control import ControlClient
+from ds4bench.client.cpu_share import foreign_cores, read_cpu_times
 from ds4bench.client.load import LoadClient
 from ds4bench.client.prometheus import delta, parse_counters
 from ds4bench.client.transport import HttpRequest, HttpxAiohttpTransport
@@ -120,6 +122,8 @@ class GateRunner:
         bodies = [HttpRequest(path=p.path, body=msgspec.json.encode(p.body)) for p in planned]
         probe = self.probe_ms() if self.probe_ms is not None and key.phase == "measure" else None
         before = await self._counters(control)
+        pids = [os.getpid(), self.target.pid] if self.target.pid is not None else None
+        cpu = read_cpu_times(pids) if pids else None
         self.progress.batch_started(key.cell, key.repeat, key.phase, len(planned))
 
         def on_result(index: int, result: RequestResult) -> None:
@@ -135,6 +139,7 @@ class GateRunner:
             on_result=on_result,
             on_first_token=on_first_token,
         )
+        foreign = foreign_cores(cpu, read_cpu_times(pids), batch.wall_s) if pids else None
         await self._check_alive(batch, control)
         counters = delta(before, await self._counters(control))
         row = BatchRow(
@@ -148,6 +153,7 @@ class GateRunner:
             health=batch.health,
             counters=counters,
             probe_ms=probe,
+            foreign_cores=foreign,
         )
         self.writer.append_batch(row)
         self.progress.batch_done(row)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ds4bench import env
-from ds4bench.core import Baseline, Fingerprint, GateVerdict, RunData, RunManifest, Verdict
+from ds4bench.core import Baseline, CheckStatus, Fingerprint, GateVerdict, RunData, RunManifest
 from ds4bench.errors import SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.spec.load import EffectiveGate, effective_from_dict, load_gate
@@ -106,8 +106,8 @@ class _Session:
         run = await self._measure(role, self.resumed)
         if run.manifest.target["role"] == "baseline":
             outcome = self._decided(run, None)
-            if outcome.verdict.verdict is not Verdict.INCONCLUSIVE or not _complete(self.gate, run):
-                return outcome  # INVALID or interrupted: nothing to compare with, and this says why
+            if not _fit_for_baseline(self.gate, outcome):
+                return outcome  # INVALID, interrupted or unverified: nothing to compare with, and this says why
             baselines.save_here(run)
             run = await self._measure("candidate", None)
         return self._decided(run, self._here(run) if self.options.baseline == "here" else self.named)
@@ -223,9 +223,12 @@ def _check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:
             raise TargetError(f"cannot resume on another serve: {detail}; start a new run instead")
 
 
-def _complete(gate: EffectiveGate, run: RunData) -> bool:
-    done = {(b.cell, b.repeat) for b in run.batches if b.phase == "measure"}
-    return len(done) == len(gate.spec.matrix.cells()) * gate.spec.repeats.count
+def _fit_for_baseline(gate: EffectiveGate, outcome: Outcome) -> bool:
+    """Whether a run that had nothing to be compared with can be compared with: complete, and every check verified."""
+    done = {(b.cell, b.repeat) for b in outcome.run.batches if b.phase == "measure"}
+    complete = len(done) == len(gate.spec.matrix.cells()) * gate.spec.repeats.count
+    unsure = [c for c in outcome.verdict.checks if c.status in (CheckStatus.FAILED, CheckStatus.UNVERIFIED)]
+    return complete and not unsure
 
 
 def _check(options: GateOptions) -> None:

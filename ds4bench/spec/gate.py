@@ -98,6 +98,7 @@ class ValiditySpec(_Model):
     max_client_lag_share_gap: Annotated[float, Field(gt=0, le=1)] = 0.20
     min_delivered_concurrency: Share = 0.95
     machine_drift: Annotated[float, Field(gt=0, le=1)] = 0.08
+    max_foreign_cpu_share: Annotated[float, Field(gt=0, le=1)] = 0.08
 
 
 class RatioRule(_Model):

@@ -61,6 +61,11 @@ class AttachTarget:
         """True: the process is not ours to watch; ``/health`` decides."""
         return True
 
+    @property
+    def pid(self) -> int | None:
+        """Not ours."""
+        return None
+
     def death_note(self) -> str | None:
         """None: nothing is known about the process."""
         return None

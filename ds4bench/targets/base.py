@@ -42,6 +42,10 @@ class Target(Protocol):
     def alive(self) -> bool:
         """Whether the serve's process still runs; for a serve that somebody else started: whether it may."""
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of a serve that this target launched; None if it is not ours."""
+
     def death_note(self) -> str | None:
         """How the process ended and its last words; None while it runs, or if it is not ours to know."""
 

@@ -233,6 +233,25 @@ def machine_steady(evidence: Evidence) -> CheckResult:
     return _ok(name, sentence)
 
 
+def machine_quiet(evidence: Evidence) -> CheckResult:
+    """Nothing else used this machine's CPU while the launched serve was measured.
+
+    A busy neighbour slows serve and client alike, and no statistics over the repeats of one session can tell it from a
+    slower build. The run is not INVALID, but neither it nor a comparison with it decides anything.
+    """
+    name, fingerprint = "machine_quiet", evidence.run.manifest.fingerprint
+    cores = fingerprint.hardware.get("cores") if fingerprint is not None else None
+    known = [(batch.row.foreign_cores, batch.row.wall_s) for batch in evidence.batches]
+    busy = [(foreign, wall) for foreign, wall in known if foreign is not None]
+    if not cores or not busy:
+        return _not_applicable(name, "the serve was not launched by ds4bench on this machine")
+    foreign = sum(f * wall for f, wall in busy) / sum(wall for _, wall in busy)
+    sentence = f"other processes used {foreign:.2f} of {cores} cores while this was measured"
+    if foreign / cores > evidence.spec.validity.max_foreign_cpu_share:
+        return _unverified(name, f"{sentence}; stop them and measure again")
+    return _ok(name, sentence)
+
+
 CHECKS: tuple[Callable[[Evidence], CheckResult], ...] = (
     server_alive,
     all_requests_ok,
@@ -243,6 +262,7 @@ CHECKS: tuple[Callable[[Evidence], CheckResult], ...] = (
     delivered_concurrency,
     possible_values,
     client_not_starved,
+    machine_quiet,
     machine_steady,
 )
 

@@ -93,6 +93,7 @@ class World:
                     delivered_concurrency=float(cell.concurrency),
                     health=changed_health,
                     probe_ms=50.0,
+                    foreign_cores=0.02,
                 )
                 batches.append(msgspec.structs.replace(made_batch, **(batch or {})))
         run_manifest = RunManifest(

@@ -194,3 +194,15 @@ def test_drift_does_not_matter_for_a_serve_elsewhere_or_without_a_baseline(world
     alone = check(world, "machine_steady", batch=slow, with_baseline=False)
     unprobed = check(world, "machine_steady", batch={"probe_ms": None})
     assert {away.status, alone.status, unprobed.status} == {NOT_APPLICABLE}
+
+
+@pytest.mark.parametrize(("foreign", "status"), [(0.02, CheckStatus.OK), (0.5, CheckStatus.UNVERIFIED)])
+def test_a_busy_neighbour_keeps_a_run_from_a_verdict(world: Any, foreign: float, status: CheckStatus) -> None:
+    result = check(world, "machine_quiet", batch={"foreign_cores": foreign})
+    assert result.status is status
+    assert f"{foreign:.2f} of 2 cores" in result.detail
+
+
+def test_neighbours_of_a_serve_that_was_not_launched_are_unknown(world: Any) -> None:
+    result = check(world, "machine_quiet", batch={"foreign_cores": None})
+    assert result.status is CheckStatus.NOT_APPLICABLE
