@@ -90,14 +90,21 @@ def _build(options: argparse.Namespace) -> Starlette:
         num_threads=options.threads,
         seed=options.seed,
     )
-    model_runner = ModelRunner(model, config)
     delay = options.prefill_delay_share
-    runner: Runner = PrefillDelay(model_runner, delay) if delay else model_runner
+    revision = ""
+
+    def make_runner() -> Runner:
+        nonlocal revision
+        runner = ModelRunner(model, config)
+        revision = runner.weights_revision
+        return PrefillDelay(runner, delay) if delay else runner
+
+    engine = Engine(make_runner, tokenizer, config, EngineMetrics(model.name))
     info = ServeInfo(
         version=__version__,
         model=model.name,
         weights="random",
-        model_revision=model_runner.weights_revision,
+        model_revision=revision,
         prefix_caching=config.enable_prefix_caching,
         flags={
             "block_size": config.block_size,
@@ -109,7 +116,7 @@ def _build(options: argparse.Namespace) -> Starlette:
         },
         faults=[f"slow-prefill:{delay:.0%}"] if delay else [],
     )
-    return build_app(Engine(runner, tokenizer, config, EngineMetrics(model.name)), info)
+    return build_app(engine, info)
 
 
 def _announce(app: Starlette, url: str, port: int, port_file: Path | None) -> None:

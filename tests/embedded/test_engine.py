@@ -29,7 +29,7 @@ GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 
 
 def build(config: EngineConfig) -> Engine:
-    return Engine(ModelRunner(MODEL, config), Tokenizer(), config, EngineMetrics("test"))
+    return Engine(lambda: ModelRunner(MODEL, config), Tokenizer(), config, EngineMetrics("test"))
 
 
 @asynccontextmanager
