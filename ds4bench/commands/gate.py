@@ -178,8 +178,9 @@ class _Session:
             return load_gate(
                 options.gate, profile=options.profile, overrides=options.overrides, repeats=options.repeats
             )
-        if self.resumed.manifest.gate != options.gate:
-            raise SpecError(f"run {options.resume} is of gate {self.resumed.manifest.gate}, not {options.gate}")
+        name = load_gate(options.gate).spec.name  # a name or a file
+        if self.resumed.manifest.gate != name:
+            raise SpecError(f"run {options.resume} is of gate {self.resumed.manifest.gate}, not {name}")
         if options.overrides or options.profile or options.repeats:
             raise SpecError("--resume goes on with the run's own gate: leave out --profile, --set and --repeats")
         return effective_from_dict(self.resumed.manifest.effective_gate)
