@@ -31,7 +31,7 @@ request: {max_tokens: 4, ignore_eos: true, deadline_s: 60}
 matrix: {prompt_tokens: [600], concurrency: [1, 2]}
 warmup: {requests_per_cell: 1}
 repeats: {count: 3}
-validity: {machine_drift: 0.9, max_client_lag_share_ttft: 0.9, max_client_lag_share_gap: 0.9}
+validity: {machine_drift: 0.9, max_foreign_cpu_share: 1.0, max_client_lag_share_ttft: 0.9, max_client_lag_share_gap: 0.9}
 rules:
   - {name: ttft, kind: ratio, metric: ttft_s, margin: 0.6, per_cell_margin: 2.0, session_cv: 0.02}
   - {name: failures, kind: zero_failures}
