@@ -23,10 +23,11 @@ _DEFAULTS = EngineConfig()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code (2 for a port that cannot be had)."""
+    """Serve until SIGTERM or SIGINT; returns the exit code (2 for a port or a device that cannot be had)."""
     options = _parser().parse_args(argv)
     if options.die_with_parent:
         _die_with_parent()
+    os.nice(max(0, options.nice))
     try:
         listener = socket.create_server((options.host, options.port), backlog=2048)
     except OSError as error:
@@ -34,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(message, file=sys.stderr)  # noqa: T201
         return 2
     host, port = listener.getsockname()[:2]
-    app = _build(options)
+    try:
+        app = _build(options)
+    except ValueError as error:  # a device that is not there, settings that exclude each other
+        print(error, file=sys.stderr)  # noqa: T201
+        listener.close()
+        return 2
     _announce(app, f"http://{host}:{port}", port, options.port_file)
 
     import uvicorn
@@ -56,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         "--max-num-batched-tokens", type=int, default=_DEFAULTS.max_num_batched_tokens, help="prefill chunk, in tokens"
     )
     parser.add_argument("--num-blocks", type=int, default=_DEFAULTS.num_blocks, help="KV blocks of 256 positions")
+    parser.add_argument("--device", default=_DEFAULTS.device, help="cpu (default) or cuda")
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "fused", "ops"],
+        default=_DEFAULTS.backend,
+        help="fused: the model made for CPUs; ops: the ops of ds4_kernels; auto (default): ops on cuda, else fused",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="seed of the random weights")
     parser.add_argument(
@@ -64,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="SHARE",
         help="for testing gates: make each prefill step longer by this share of itself, 0.2 is 20 %%",
+    )
+    parser.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        help="lower this process's priority: a client on the same cores must not wait for it (0 to 19, default 0)",
     )
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the launching process is gone")
     return parser
@@ -89,6 +108,8 @@ def _build(options: argparse.Namespace) -> Starlette:
         enable_prefix_caching=not options.no_prefix_caching,
         num_threads=options.threads,
         seed=options.seed,
+        device=options.device,
+        backend=options.backend,
     )
     delay = options.prefill_delay_share
     revision = ""
@@ -113,6 +134,8 @@ def _build(options: argparse.Namespace) -> Starlette:
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "max_model_len": config.max_model_len,
             "threads": config.num_threads,
+            "device": config.device,
+            "backend": "ops" if config.uses_ops else "fused",
         },
         faults=[f"slow-prefill:{delay:.0%}"] if delay else [],
     )

@@ -17,14 +17,16 @@ from ds4bench.embedded.config import C4A, EngineConfig, ModelConfig
 class KeyCache:
     """Attention keys ``[slots, 512]`` in ``fp8_ds_mla`` slots, or as plain floats when quantisation is off."""
 
-    def __init__(self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype, device: str
+    ) -> None:
         self.slots_per_block = slots_per_block
         self._dtype = dtype
         self._quantize = quantize
         if quantize:
-            self.data = layouts.FP8_DS_MLA.allocate(num_blocks, slots_per_block)
+            self.data = layouts.FP8_DS_MLA.allocate(num_blocks, slots_per_block, device)
         else:
-            self.data = torch.zeros(num_blocks * slots_per_block, layouts.HEAD_DIM, dtype=dtype)
+            self.data = torch.zeros(num_blocks * slots_per_block, layouts.HEAD_DIM, dtype=dtype, device=device)
 
     def write(self, slots: Tensor, keys: Tensor) -> None:
         """Store keys ``[N, 512]`` at slots ``[N]``."""
@@ -44,14 +46,16 @@ class KeyCache:
 class IndexCache:
     """Indexer keys ``[slots, 128]`` in ``indexer_fp8`` slots, or as plain floats when quantisation is off."""
 
-    def __init__(self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype, device: str
+    ) -> None:
         self.slots_per_block = slots_per_block
         self._dtype = dtype
         self._quantize = quantize
         if quantize:
-            self.data = layouts.INDEXER_FP8.allocate(num_blocks, slots_per_block)
+            self.data = layouts.INDEXER_FP8.allocate(num_blocks, slots_per_block, device)
         else:
-            self.data = torch.zeros(num_blocks * slots_per_block, layouts.INDEX_DIM, dtype=dtype)
+            self.data = torch.zeros(num_blocks * slots_per_block, layouts.INDEX_DIM, dtype=dtype, device=device)
 
     def write(self, slots: Tensor, keys: Tensor) -> None:
         """Store keys ``[N, 128]`` at slots ``[N]``."""
@@ -77,11 +81,11 @@ class StateRing:
     what a sequence that starts behind a cached block needs.
     """
 
-    def __init__(self, num_blocks: int, ratio: int, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, num_blocks: int, ratio: int, head_dim: int, dtype: torch.dtype, device: str) -> None:
         self.ratio = ratio
         self.size = compressor.overlap(ratio) * ratio
         self.width = compressor.overlap(ratio) * head_dim
-        self.rows = torch.zeros(num_blocks * self.size, 2 * self.width, dtype=dtype)
+        self.rows = torch.zeros(num_blocks * self.size, 2 * self.width, dtype=dtype, device=device)
 
     def write(self, blocks: Tensor, positions: Tensor, kv: Tensor, score: Tensor) -> None:
         """Store tokens ``[N, width]`` at positions ``[N]`` of physical blocks ``[N]``."""
@@ -99,15 +103,15 @@ class LayerCache:
     """Everything paged that one layer keeps."""
 
     def __init__(self, model: ModelConfig, engine: EngineConfig, ratio: int, dtype: torch.dtype) -> None:
-        blocks, size = engine.num_blocks, engine.block_size
-        self.window = KeyCache(blocks, size, quantize=model.quantize, dtype=dtype)
+        blocks, size, device = engine.num_blocks, engine.block_size, engine.device
+        self.window = KeyCache(blocks, size, quantize=model.quantize, dtype=dtype, device=device)
         self.compressed: KeyCache | None = None
         self.ring: StateRing | None = None
         self.index: IndexCache | None = None
         self.index_ring: StateRing | None = None
         if ratio:
-            self.compressed = KeyCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype)
-            self.ring = StateRing(blocks, ratio, model.head_dim, dtype)
+            self.compressed = KeyCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype, device=device)
+            self.ring = StateRing(blocks, ratio, model.head_dim, dtype, device)
         if ratio == C4A:
-            self.index = IndexCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype)
-            self.index_ring = StateRing(blocks, ratio, model.index_head_dim, dtype)
+            self.index = IndexCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype, device=device)
+            self.index_ring = StateRing(blocks, ratio, model.index_head_dim, dtype, device)

@@ -78,7 +78,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Limits of the serve. ``block_size`` is positions per block; one block id stands for them in every cache."""
+    """Limits of the serve. ``block_size`` is positions per block; one block id stands for them in every cache.
+
+    ``backend`` is what computes: ``fused``, the model made for CPUs, or ``ops``, the one on the ops of ``ds4_kernels``;
+    ``auto`` is ``fused`` on a CPU and ``ops`` on a GPU.
+    """
 
     block_size: int = 256
     num_blocks: int = 640
@@ -87,6 +91,7 @@ class EngineConfig:
     max_model_len: int = 131_072
     enable_prefix_caching: bool = True
     device: str = "cpu"
+    backend: Literal["auto", "fused", "ops"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 20_260_501
     num_threads: int | None = None
@@ -96,3 +101,14 @@ class EngineConfig:
             raise ValueError(f"block_size {self.block_size} must be a multiple of {C128A}")
         if self.num_blocks < 1 or self.max_num_batched_tokens < 1 or self.max_num_seqs < 1:
             raise ValueError("num_blocks, max_num_batched_tokens and max_num_seqs must be at least 1")
+        if self.device != "cpu" and self.device.partition(":")[0] != "cuda":
+            raise ValueError(f"device {self.device!r}: allowed are cpu, cuda and cuda:<index>")
+        if self.backend == "fused" and self.device != "cpu":
+            raise ValueError(f"the fused backend runs on cpu only, not on {self.device}; use backend ops")
+        if self.uses_ops and self.dtype != "float32":
+            raise ValueError(f"the ops backend computes in its ops' own types: dtype must be float32, not {self.dtype}")
+
+    @property
+    def uses_ops(self) -> bool:
+        """Whether the model runs on the ops of ``ds4_kernels``."""
+        return self.backend == "ops" or self.device != "cpu"

@@ -44,7 +44,7 @@ class DeepseekV4:
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
         self.embed = weights.matrix("embed.weight")
-        window_rope, compressed_rope = _rope_tables(config, weights.dtype)
+        window_rope, compressed_rope = rope_tables(config, weights.dtype)
         self.blocks = [
             Block(config, weights, index, compressed_rope if ratio else window_rope)
             for index, ratio in enumerate(config.compress_ratios)
@@ -66,7 +66,7 @@ class DeepseekV4:
         return torch.nn.functional.linear(rms_norm(x, self.norm, config.norm_eps), self.head)
 
 
-def _rope_tables(config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rope_tables(config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos/sin tables of the window-only layers and of the layers with compressed entries (YaRN)."""
     window = rope_frequencies(config.rope_dim, config.rope_theta)
     yarn = config.yarn

@@ -11,6 +11,7 @@ from torch import Tensor
 from ds4bench.embedded.batch import Batch, StepInput
 from ds4bench.embedded.caches import LayerCache
 from ds4bench.embedded.config import EngineConfig, ModelConfig
+from ds4bench.embedded.device.model import DeviceModel
 from ds4bench.embedded.model import DeepseekV4
 from ds4bench.embedded.weights import Checkpoint, Weights, random_checkpoint, revision
 
@@ -20,9 +21,14 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class ModelRunner:
-    """The model with its caches. ``checkpoint`` None means random weights from ``engine.seed``."""
+    """The model with its caches on one device. ``checkpoint`` None means random weights from ``engine.seed``.
+
+    Raises ValueError for a device that is not there and for a model that the backend cannot run.
+    """
 
     def __init__(self, model: ModelConfig, engine: EngineConfig, checkpoint: Checkpoint | None = None) -> None:
+        if engine.device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"device {engine.device}: torch {torch.__version__} finds no CUDA device here")
         _keep_freed_memory()
         if engine.num_threads is not None:
             torch.set_num_threads(engine.num_threads)
@@ -31,7 +37,11 @@ class ModelRunner:
         self.model_config = model
         self.engine_config = engine
         self.weights_revision = revision(checkpoint)
-        self.model = DeepseekV4(model, Weights(checkpoint, dtype))
+        self.model: DeepseekV4 | DeviceModel
+        if engine.uses_ops:
+            self.model = DeviceModel(model, checkpoint, engine.device)
+        else:
+            self.model = DeepseekV4(model, Weights(checkpoint, dtype))
         self.caches = [LayerCache(model, engine, ratio, dtype) for ratio in model.compress_ratios]
 
     @property
@@ -41,9 +51,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def step(self, inputs: list[StepInput]) -> Tensor:
-        """Run one step; logits FP32 ``[inputs with want_logits, vocab]`` in the order of ``inputs``."""
+        """Run one step; logits FP32 ``[inputs with want_logits, vocab]`` on the host, in the order of ``inputs``."""
         batch = Batch(inputs, self.engine_config.block_size)
-        return self.model(batch, self.caches).to(torch.float32)
+        return self.model(batch, self.caches).to("cpu", torch.float32)
 
 
 def _keep_freed_memory() -> None:

@@ -29,9 +29,9 @@ def random_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
         if not config.quantize or not _is_quantised_linear(name):
             checkpoint[name] = value
         elif ".experts." in name:
-            checkpoint[name], checkpoint[_scale_name(name)] = quant.mxfp4_quantize(value)
+            checkpoint[name], checkpoint[scale_name(name)] = quant.mxfp4_quantize(value)
         else:
-            checkpoint[name], checkpoint[_scale_name(name)] = quant.fp8_quantize_weight(value)
+            checkpoint[name], checkpoint[scale_name(name)] = quant.fp8_quantize_weight(value)
     return checkpoint
 
 
@@ -56,9 +56,9 @@ class Weights:
         """A linear's weight ``[out, in]``, whatever it is stored as. Raises KeyError for a name that is not there."""
         stored = self._checkpoint[name]
         if stored.dtype == torch.float8_e4m3fn:
-            return quant.fp8_dequantize_weight(stored, self._checkpoint[_scale_name(name)], self.dtype)
+            return quant.fp8_dequantize_weight(stored, self._checkpoint[scale_name(name)], self.dtype)
         if stored.dtype == torch.uint8:
-            return quant.mxfp4_dequantize(stored, self._checkpoint[_scale_name(name)], self.dtype)
+            return quant.mxfp4_dequantize(stored, self._checkpoint[scale_name(name)], self.dtype)
         return stored.to(self.dtype)
 
     def integer(self, name: str) -> Tensor:
@@ -70,7 +70,8 @@ class Weights:
         return name in self._checkpoint
 
 
-def _scale_name(name: str) -> str:
+def scale_name(name: str) -> str:
+    """The name of a quantised weight's scales."""
     return name.removesuffix(".weight") + ".scale"
 
 

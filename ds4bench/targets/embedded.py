@@ -102,7 +102,17 @@ class EmbeddedTarget:
         if self._process is not None:
             raise TargetError("this embedded target was started before; make a new one")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        given = ["--host", "127.0.0.1", "--port", "0", "--port-file", str(port_file), "--die-with-parent"]
+        given = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--port-file",
+            str(port_file),
+            "--die-with-parent",
+            "--nice",
+            "5",
+        ]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # the last words before a death must reach the log
         with self.log_path.open("ab") as log:
             try:

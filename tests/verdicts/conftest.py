@@ -53,8 +53,10 @@ def plain_ttft(cell: str, repeat: int, index: int) -> float:
 class World:
     """Builds gates, runs and baselines; every argument changes one thing of a healthy run."""
 
-    def gate(self, *overrides: str, profile: str = "smoke") -> EffectiveGate:
-        return load_gate("long-context", profile=profile, overrides=overrides, directory=GATES)
+    def gate(self, *overrides: str, profile: str = "smoke", repeats: int | None = 3) -> EffectiveGate:
+        """The gate file's profile; ``repeats`` None: as many as it has."""
+        count = () if repeats is None else (f"repeats.count={repeats}",)
+        return load_gate("long-context", profile=profile, overrides=(*count, *overrides), directory=GATES)
 
     def run(
         self,

@@ -1,6 +1,6 @@
 """Simulated promotions through the real gate: how often each verdict falls when the truth is known.
 
-Baseline and candidate have three repeats each. A repeat's run-level noise has a CV of 2 %, a request's 1 %;
+Baseline and candidate have the smoke profile's repeats each. A repeat's run-level noise has a CV of 2 %, a request's 1 %;
 where the test says so, a whole session is off by the gate's own ``session_cv`` besides.
 """
 
@@ -20,7 +20,7 @@ PROMOTIONS = 300
 
 def simulate(world: Any, *overrides: str, change: float, session_cv: float, seed: int) -> Counter[Verdict]:
     """Verdicts of 300 promotions of a build that is truly ``1 + change`` times as slow."""
-    gate = world.gate(*overrides)
+    gate = world.gate(*overrides, repeats=None)
     rng = np.random.default_rng(seed)
 
     def session(factor: float) -> Any:
