@@ -139,13 +139,17 @@ def _peer_us(case: BenchCase, sets: list[Inputs], peers: dict[str, Any]) -> tupl
 
 def input_sets(case: BenchCase, device: torch.device, seed: int) -> list[Inputs]:
     first = case.build(torch.Generator().manual_seed(seed), device)
-    size = sum(value.numel() * value.element_size() for value in first.values() if isinstance(value, torch.Tensor))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in ops.tensors(first))
     count = max(2, min(MAX_SETS, -(-CACHE_BYTES // max(1, size)))) if size < 2 << 30 else 1
     return [first] + [_copy(first) for _ in range(count - 1)]
 
 
-def _copy(inputs: Inputs) -> Inputs:
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {name: _copy(item) for name, item in value.items()}
+    return type(value)(map(_copy, value)) if type(value) in {tuple, list} else value
 
 
 def graph_us(calls: list[Callable[[], Any]]) -> tuple[float, float]:

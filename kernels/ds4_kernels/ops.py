@@ -14,7 +14,7 @@ import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -117,11 +117,20 @@ def implementation(name: str, backend: Backend) -> Callable[..., Any]:
 
 
 def call(name: str, *args: Any, **kwargs: Any) -> Any:
-    """Run an op on the backend that ``choose`` names for the device of its first tensor."""
-    device = next(
-        (value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), torch.device("cpu")
-    )
+    """Run an op on the backend that ``choose`` names for the device of the first tensor among its arguments."""
+    device = next((tensor.device for tensor in tensors((args, kwargs))), torch.device("cpu"))
     return implementation(name, choose(name, device).backend)(*args, **kwargs)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of a value, also those inside of tuples, lists and dicts (an attention state is a tuple)."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

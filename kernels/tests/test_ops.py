@@ -78,3 +78,18 @@ def test_both_backends_take_the_same_arguments(name: str) -> None:
     assert [parameter for parameter in kernel if parameter in reference] == shared
     extra = [kernel[parameter] for parameter in kernel if parameter not in reference]
     assert all(parameter.default is not inspect.Parameter.empty for parameter in extra)
+
+
+def test_tensors_are_found_inside_of_states() -> None:
+    one, two = torch.zeros(1), torch.ones(2)
+    found = list(ops.tensors((3, {"state": (one, [two, None])}, "x")))
+    assert found[0] is one and found[1] is two and len(found) == 2
+
+
+def test_call_takes_the_device_of_a_tensor_inside_of_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.device] = []
+    choose = ops.choose
+    monkeypatch.setattr(ops, "choose", lambda name, device: (seen.append(device), choose(name, "cpu"))[1])
+    monkeypatch.setattr(ops, "implementation", lambda name, backend: lambda *args: None)
+    ops.call("finish", (torch.empty(1, device="meta"), torch.empty(1, device="meta")))
+    assert seen == [torch.device("meta")]
