@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: gate test test-slow test-oracle lint format bench-client bench-engine install clean
+.PHONY: gate test test-slow test-oracle lint format compile-gate compile-gate-subset bench-client bench-engine install clean
 
 gate: $(STAMP)
 	$(BIN)/ds4bench gate long-context --target embedded --profile smoke --baseline here
@@ -34,6 +34,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Every shipped kernel configuration for SM120 and SM121, without a GPU. The subset rotates by day and takes under 3 minutes.
+compile-gate: $(STAMP)
+	$(BIN)/ds4-kernels compile
+
+compile-gate-subset: $(STAMP)
+	$(BIN)/ds4-kernels compile --subset
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -37,14 +38,12 @@ class Row:
 
 def main(args: argparse.Namespace) -> int:
     """Run the selected cases; 0 when all agree, 1 otherwise, 2 when the device cannot run them."""
+    missing = _missing(args.device)
+    if missing:
+        print(f"check: {missing}", file=sys.stderr)
+        return 2
     if args.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # must be set before a kernel module is imported
-    elif not torch.cuda.is_available():
-        print("check: no CUDA device here; --device cpu runs the small cases in Triton's interpreter", file=sys.stderr)
-        return 2
-    if not ops.has_triton():
-        print("check: triton is not installed", file=sys.stderr)
-        return 2
     selected = ops.names(",".join(args.op)) if args.op else ops.names()
     device = torch.device(args.device)
     rows = []
@@ -57,6 +56,17 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         _write(args.json, rows, device, args.seed)
     return 0 if rows and all(row.ok for row in rows) else 1
+
+
+def _missing(device: str) -> str:
+    """Why the cases cannot run, "" if they can."""
+    if device != "cpu" and not torch.cuda.is_available():
+        return "no CUDA device here; --device cpu runs the small cases in Triton's interpreter"
+    if not ops.has_triton():
+        return "triton is not installed"
+    if device == "cpu" and importlib.util.find_spec("numpy") is None:
+        return "Triton's interpreter needs numpy, which is not installed: pip install 'ds4-kernels[interpreter]'"
+    return ""
 
 
 def run_case(case: CheckCase, device: torch.device, seed: int) -> Row:
