@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from ds4bench.embedded.chat.conversation import ChatFormatError
+from ds4bench.embedded.chat.encoding import Profile, Prompt, render, thinking_of
 from ds4bench.embedded.sequence import SamplingParams
-from ds4bench.embedded.tokenizer import ASSISTANT, BOS, END_THINK, EOS, THINK, USER
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _not_strict(value: bool | None) -> bool | None:
+    if value:
+        raise ValueError("strict needs constrained decoding, which this engine does not have; leave it out")
+    return value
+
+
+def _not_single(value: bool | None) -> bool | None:
+    if value is False:
+        raise ValueError("a single call needs constrained decoding, which this engine does not have; leave it out")
+    return value
+
+
+NotStrict = Annotated[bool | None, AfterValidator(_not_strict)]
 
 
 class ApiError(Exception):
@@ -79,47 +95,137 @@ class TextPart(BaseModel):
     text: str
 
 
+class FunctionCall(BaseModel):
+    """What a tool call of the history called."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class MessageToolCall(BaseModel):
+    """A tool call of the history."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class Message(BaseModel):
-    """One message of a conversation."""
+    """One message of a conversation. Reasoning is read under both of its names."""
 
     model_config = ConfigDict(extra="ignore")
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "latest_reminder"]
     content: str | list[TextPart] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    task: str | None = None
 
-    def text(self) -> str:
-        """The content as one string."""
-        if self.content is None:
-            return ""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+class Function(BaseModel):
+    """A function that the model may call. ``strict`` needs constrained decoding."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^\"\n<>]+$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: NotStrict = None
 
 
-class ChatRequest(Common):
-    """``POST /v1/chat/completions``."""
+class Tool(BaseModel):
+    """A tool; there are only functions."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class FunctionName(BaseModel):
+    """The function that a tool choice names."""
+
+    name: str
+
+
+class NamedToolChoice(BaseModel):
+    """The one tool to call."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class JsonSchema(BaseModel):
+    """A schema that the prompt asks for. ``strict`` needs constrained decoding."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: NotStrict = None
+
+
+class ResponseFormat(BaseModel):
+    """What the prompt asks the reply to look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class Conversation(BaseModel):
+    """What a prompt is rendered from.
+
+    This engine samples freely. What only constrained decoding could keep is refused: ``strict`` tools and schemas,
+    ``parallel_tool_calls: false``. ``required`` and named tool choices are served by opening the call in the prompt.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: Annotated[bool | None, AfterValidator(_not_single)] = None
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+
+    def tools_for_reply(self) -> list[dict[str, Any]]:
+        """The tools that the reply may call, as the chat format takes them; none if the choice is ``none``."""
+        return [] if self.tool_choice == "none" else [tool.model_dump() for tool in self.tools or []]
+
+    def prompt(self, profile: Profile) -> Prompt:
+        """The rendered prompt. Raises ApiError if the conversation cannot be rendered."""
+        choice = self.tool_choice or "auto"
+        response_format = self.response_format
+        try:
+            return render(
+                [message.model_dump() for message in self.messages],
+                thinking_of(self.chat_template_kwargs or {}, self.reasoning_effort, profile),
+                tools=self.tools_for_reply(),
+                tool_choice=choice.function.name if isinstance(choice, NamedToolChoice) else choice,
+                response_format=response_format.model_dump(by_alias=True) if response_format else None,
+            )
+        except ChatFormatError as error:
+            raise ApiError(400, str(error), param=error.param) from None
+        except UnicodeEncodeError:
+            raise ApiError(400, "the text has half of a surrogate pair", param="messages") from None
+
+
+class ChatRequest(Common, Conversation):
+    """``POST /v1/chat/completions``."""
+
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
-    chat_template_kwargs: dict[str, Any] = {}
-
-    @property
-    def thinking(self) -> bool:
-        """Whether the reply starts inside reasoning. Off unless asked for, by either of the two usual names."""
-        kwargs = self.chat_template_kwargs
-        return bool(kwargs.get("thinking") or kwargs.get("enable_thinking"))
 
 
 class TokenizeRequest(BaseModel):
-    """``POST /tokenize``: a prompt, or messages as the chat endpoint would render them."""
+    """``POST /tokenize`` of a prompt. With ``messages`` the body is a ``Conversation``, as the chat endpoint renders it."""
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: str | None = None
-    messages: list[Message] | None = None
+    prompt: str
     add_special_tokens: bool = True
-    chat_template_kwargs: dict[str, Any] = {}
 
 
 class DetokenizeRequest(BaseModel):
@@ -136,17 +242,3 @@ def parse(model: type[_Model], body: Any) -> _Model:
         first = error.errors()[0]
         where = str(first["loc"][0]) if first["loc"] else "body"
         raise ApiError(400, f"{where}: {first['msg']}", param=where) from None
-
-
-def render_chat(messages: list[Message], *, thinking: bool) -> str:
-    """DeepSeek-V4's prompt for a conversation: no newline glue, one opener for the reply."""
-    opener = THINK if thinking else END_THINK
-    parts = [BOS]
-    for message in messages:
-        if message.role == "assistant":
-            parts += [END_THINK, message.text(), EOS]
-        elif message.role == "user":
-            parts += [USER, message.text(), ASSISTANT]
-        else:
-            parts.append(message.text())
-    return "".join(parts) + (opener if messages[-1].role != "assistant" else "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
+from ds4bench.embedded.chat.dsml import ToolCallDelta
+from ds4bench.embedded.chat.parse import Delta, ParsedReply, ReplyParser, TextDelta
 from ds4bench.embedded.engine import Output
 from ds4bench.embedded.sequence import TokenLogprob
 from ds4bench.embedded.stopping import TokenText
@@ -110,15 +112,20 @@ class CompletionReply(_Counting):
 
 
 class ChatReply(_Counting):
-    """``/v1/chat/completions``. In thinking mode the text up to ``</think>`` is ``reasoning``."""
+    """``/v1/chat/completions``: reasoning, content and tool calls apart, as the parser finds them.
+
+    Tokens count as reasoning while the parser is inside it, ``</think>`` included.
+    """
 
     chunk_name = "chat.completion.chunk"
 
-    def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer, prompt_tokens: int, thinking: bool) -> None:
+    def __init__(
+        self, reply_id: str, model: str, tokenizer: Tokenizer, prompt_tokens: int, parser: ReplyParser
+    ) -> None:
         super().__init__(reply_id, model, tokenizer, prompt_tokens)
-        self._in_reasoning = thinking
-        self.reasoning_tokens = 0 if thinking else None
-        self._texts = {"reasoning": "", "content": ""}
+        self._parser = parser
+        self._reply = ParsedReply()
+        self.reasoning_tokens = 0 if parser.in_reasoning else None
         self._logprobs: list[Json] = []
 
     def opening(self) -> list[Json]:
@@ -126,36 +133,33 @@ class ChatReply(_Counting):
         return [self._chunk({"role": "assistant", "content": ""}, None, None)]
 
     def chunks(self, output: Output) -> list[Json]:
-        """One chunk for each kind of text in the output; one with empty text if it had none."""
+        """One chunk for each kind of thing in the output; one with empty text if all of it is held back."""
         self._count(output)
-        parts: list[tuple[str, str, list[Json]]] = []
-        for piece in output.tokens:
-            kind = "reasoning" if self._in_reasoning else "content"
-            if self._in_reasoning and self.reasoning_tokens is not None:
-                self.reasoning_tokens += 1
-            if piece.token_id == self.tokenizer.end_think_id:
-                self._in_reasoning = False
-            logprobs = [self._logprob(piece.logprob)] if piece.logprob else []
-            if parts and parts[-1][0] == kind:
-                parts[-1] = (kind, parts[-1][1] + piece.text, parts[-1][2] + logprobs)
-            else:
-                parts.append((kind, piece.text, logprobs))
-        if not parts:
-            parts = [("content", "", [])]
-        for kind, text, logprobs in parts:
-            self._texts[kind] += text
-            self._logprobs += logprobs
-        chunks = [self._chunk({kind: text}, logprobs, None) for kind, text, logprobs in parts]
+        deltas = [delta for piece in output.tokens for delta in self._parse(piece)]
+        if self.finish_reason is not None:
+            deltas += self._parser.finish()
+        for delta in deltas:
+            self._reply.add(delta)
+        if self.finish_reason == "stop" and self._reply.tool_calls:
+            self.finish_reason = "tool_calls"
+        logprobs = [self._logprob(piece.logprob) for piece in output.tokens if piece.logprob]
+        self._logprobs += logprobs
+        payloads = _payloads(deltas) or [{"reasoning" if self._parser.in_reasoning else "content": ""}]
+        chunks = [self._chunk(payload, None, None) for payload in payloads]
+        chunks[0]["choices"][0]["logprobs"] = {"content": logprobs} if logprobs else None
         chunks[-1]["choices"][0]["finish_reason"] = self.finish_reason
         return chunks
 
     def whole(self) -> Json:
         """The unstreamed reply."""
-        message = {
+        calls = [call.to_json() for call in self._reply.tool_calls]
+        message: Json = {
             "role": "assistant",
-            "content": self._texts["content"],
-            "reasoning": self._texts["reasoning"] or None,
+            "content": self._reply.content or (None if calls else ""),
+            "reasoning": self._reply.reasoning or None,
         }
+        if calls:
+            message["tool_calls"] = calls
         choice = {
             "index": 0,
             "message": message,
@@ -163,6 +167,11 @@ class ChatReply(_Counting):
             "finish_reason": self.finish_reason,
         }
         return {**self.envelope(), "object": "chat.completion", "choices": [choice], "usage": self.usage()}
+
+    def _parse(self, piece: TokenText) -> list[Delta]:
+        if self._parser.in_reasoning:
+            self.reasoning_tokens = (self.reasoning_tokens or 0) + 1
+        return self._parser.feed(piece.text)
 
     def _chunk(self, delta: Json, logprobs: list[Json] | None, finish_reason: str | None) -> Json:
         choice = {
@@ -180,3 +189,28 @@ class ChatReply(_Counting):
 
         top = [entry(token_id, value) for token_id, value in logprob.top]
         return {**entry(logprob.token_id, logprob.logprob), "top_logprobs": top}
+
+
+def _payloads(deltas: list[Delta]) -> list[Json]:
+    """``delta`` of each chunk: neighbours of one kind, or of one tool call, go together."""
+    payloads: list[Json] = []
+    for delta in deltas:
+        last = payloads[-1] if payloads else {}
+        if isinstance(delta, TextDelta):
+            if delta.kind in last:
+                last[delta.kind] += delta.text
+            else:
+                payloads.append({delta.kind: delta.text})
+        elif delta.id is None and "tool_calls" in last:  # arguments of the call that the last chunk is about
+            last["tool_calls"][0]["function"]["arguments"] += delta.arguments
+        else:
+            payloads.append({"tool_calls": [_tool_call(delta)]})
+    return payloads
+
+
+def _tool_call(delta: ToolCallDelta) -> Json:
+    """A tool call in a chunk; id, type and name come once."""
+    if delta.id is None:
+        return {"index": delta.index, "function": {"arguments": delta.arguments}}
+    function = {"name": delta.name, "arguments": delta.arguments}
+    return {"index": delta.index, "id": delta.id, "type": "function", "function": function}

@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from ds4bench.embedded import api
+from ds4bench.embedded.chat.encoding import Profile
+from ds4bench.embedded.chat.parse import ReplyParser
 from ds4bench.embedded.engine import Engine, EngineDeadError, Output
 from ds4bench.embedded.replies import ChatReply, CompletionReply, Reply
 from ds4bench.embedded.sequence import SamplingParams
@@ -39,9 +41,14 @@ class ServeInfo:
     faults: list[str] = field(default_factory=list)
 
 
-def build_app(engine: Engine, info: ServeInfo) -> Starlette:
-    """The application; starts and stops the engine's thread with its own life."""
-    server = _Server(engine, info)
+def build_app(engine: Engine, info: ServeInfo, profile: Profile = "0.33") -> Starlette:
+    """The application; starts and stops the engine's thread with its own life.
+
+    ``profile`` says whose chat format is spoken: ``chat.encoding.thinking_of`` has what differs. In both a request
+    switches thinking by ``chat_template_kwargs.thinking`` (or ``enable_thinking``); without it thinking is on in ``0.33``,
+    as in vLLM 0.33, and off in ``2026-05``.
+    """
+    server = _Server(engine, info, profile)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -81,9 +88,10 @@ def _guarded(handler: Handler) -> Handler:
 class _Server:
     """Handlers over one engine."""
 
-    def __init__(self, engine: Engine, info: ServeInfo) -> None:
+    def __init__(self, engine: Engine, info: ServeInfo, profile: Profile) -> None:
         self.engine = engine
         self.info = info
+        self.profile = profile
         self.created = int(time.time())
 
     async def health(self, _: Request) -> Response:
@@ -112,14 +120,15 @@ class _Server:
         return Response()
 
     async def tokenize(self, request: Request) -> Response:
-        body = api.parse(api.TokenizeRequest, await _json(request))
-        if body.messages is not None:
-            thinking = bool(body.chat_template_kwargs.get("thinking"))
-            tokens = self.engine.tokenizer.encode(api.render_chat(body.messages, thinking=thinking))
-        elif body.prompt is not None:
-            tokens = self._prompt_ids(body.prompt, add_bos=body.add_special_tokens)
-        else:
+        content = await _json(request)
+        if not isinstance(content, dict) or not content.keys() & {"messages", "prompt"}:
             raise api.ApiError(400, "either prompt or messages is needed", param="prompt")
+        if "messages" in content:
+            prompt = api.parse(api.Conversation, content).prompt(self.profile)
+            tokens = self.engine.tokenizer.encode(prompt.text)
+        else:
+            body = api.parse(api.TokenizeRequest, content)
+            tokens = self._prompt_ids(body.prompt, add_bos=body.add_special_tokens)
         return JSONResponse({"count": len(tokens), "max_model_len": self.engine.max_model_len, "tokens": tokens})
 
     async def detokenize(self, request: Request) -> Response:
@@ -140,13 +149,14 @@ class _Server:
 
     async def chat(self, request: Request) -> Response:
         body = api.parse(api.ChatRequest, await _json(request))
-        prompt_ids = self.engine.tokenizer.encode(api.render_chat(body.messages, thinking=body.thinking))
+        prompt = body.prompt(self.profile)
+        prompt_ids = self.engine.tokenizer.encode(prompt.text)
         room = max(1, self.engine.max_model_len - len(prompt_ids))
         max_tokens = body.max_completion_tokens or body.max_tokens or room
         params = body.sampling(max_tokens, body.top_logprobs if body.logprobs else None)
-        reply = ChatReply(
-            f"chatcmpl-{uuid.uuid4().hex}", self.info.model, self.engine.tokenizer, len(prompt_ids), body.thinking
-        )
+        parser = ReplyParser(thinking=prompt.thinking, tools=body.tools_for_reply(), opened=prompt.opened)
+        reply_id = f"chatcmpl-{uuid.uuid4().hex}"
+        reply = ChatReply(reply_id, self.info.model, self.engine.tokenizer, len(prompt_ids), parser)
         return await self._answer(request, body, prompt_ids, params, reply)
 
     async def _answer(

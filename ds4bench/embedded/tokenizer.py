@@ -6,16 +6,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as _HFTokenizer
 
-BOS = "<｜begin▁of▁sentence｜>"
-EOS = "<｜end▁of▁sentence｜>"
-USER = "<｜User｜>"
-ASSISTANT = "<｜Assistant｜>"
-THINK = "<think>"
-END_THINK = "</think>"
-SPECIAL_TOKENS = (
-    BOS, EOS, USER, ASSISTANT, THINK, END_THINK, "｜DSML｜", "<｜latest_reminder｜>", "<｜action｜>",
-    "<｜query｜>", "<｜authority｜>", "<｜domain｜>", "<｜title｜>", "<｜read_url｜>",
-)  # fmt: skip
+from ds4bench.embedded.chat.special_tokens import BOS, END_THINK, EOS, SPECIAL_TOKENS, TOKENS_IN_TEXT
+
 ASSET = Path(__file__).with_name("assets") / "tokenizer.json"
 _REPLACEMENT = "\ufffd"
 
@@ -29,7 +21,7 @@ class Tokenizer:
         self.bos_id = self.special_id(BOS)
         self.eos_id = self.special_id(EOS)
         self.end_think_id = self.special_id(END_THINK)
-        self.special_ids = frozenset(self.special_id(token) for token in SPECIAL_TOKENS)
+        self.hidden_ids = frozenset(self.special_id(token) for token in set(SPECIAL_TOKENS) - set(TOKENS_IN_TEXT))
 
     def special_id(self, token: str) -> int:
         """Id of a special token. Raises KeyError if the vocabulary lacks it."""
@@ -59,8 +51,8 @@ class IncrementalDetokenizer:
         self._pending: list[int] = []
 
     def add(self, token_id: int) -> str:
-        """The text that this token completes. Special tokens give no text."""
-        if token_id in self._tokenizer.special_ids:
+        """The text that this token completes. Special tokens give none, except those that are part of a reply's text."""
+        if token_id in self._tokenizer.hidden_ids:
             return self.flush()
         self._pending.append(token_id)
         text = self._tokenizer.decode(self._pending)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ds4bench.embedded.tokenizer import ASSET, SPECIAL_TOKENS
+from ds4bench.embedded.chat.special_tokens import SPECIAL_TOKENS
+from ds4bench.embedded.tokenizer import ASSET
 
 VOCAB_SIZE = 2048
 SENTENCES = 60_000

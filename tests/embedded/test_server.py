@@ -14,6 +14,21 @@ import pytest
 pytestmark = pytest.mark.integration
 
 
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
+
+
+def tool(**more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **more}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+TOOLS = {"tools": [tool()]}
+BAD_CALL = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "[1]"}}]}
+
+
 @pytest.fixture
 def client(serve: str) -> httpx.Client:
     return httpx.Client(base_url=serve, timeout=60)
@@ -63,14 +78,17 @@ def test_chat_streams_role_first_usage_last_and_counts_every_chunk(client: httpx
     assert chunks[-3]["choices"][0]["finish_reason"] == "length"
 
 
-def test_thinking_goes_to_reasoning_and_is_counted(client: httpx.Client) -> None:
+def test_thinking_is_on_unless_switched_off_and_is_counted(client: httpx.Client) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "temperature": 0}
-    thinking = client.post("/v1/chat/completions", json={**body, "chat_template_kwargs": {"thinking": True}}).json()
-    plain = client.post("/v1/chat/completions", json=body).json()
-    assert thinking["choices"][0]["message"]["reasoning"]
-    assert thinking["usage"]["completion_tokens_details"]["reasoning_tokens"] == 5
-    assert plain["choices"][0]["message"]["reasoning"] is None
-    assert plain["choices"][0]["message"]["content"]
+    for on in ({}, {"chat_template_kwargs": {"thinking": True}}, {"reasoning_effort": "low"}):
+        reply = client.post("/v1/chat/completions", json={**body, **on}).json()
+        assert reply["choices"][0]["message"]["reasoning"]
+        assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] == 5
+    for off in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
+        reply = client.post("/v1/chat/completions", json={**body, **off}).json()
+        assert reply["choices"][0]["message"]["reasoning"] is None
+        assert reply["choices"][0]["message"]["content"]
+        assert "completion_tokens_details" not in reply["usage"]
 
 
 def test_a_repeated_prompt_is_cached_unless_salted(client: httpx.Client) -> None:
@@ -109,15 +127,45 @@ def test_tokenize_counts_what_usage_counts(client: httpx.Client) -> None:
         ("/v1/completions", {"prompt": "x", "max_tokens": 5000}, 400, "max_tokens", "maximum context length is 4096"),
         ("/v1/chat/completions", {"messages": []}, 400, "messages", "at least 1"),
         ("/tokenize", {}, 400, "prompt", "either prompt or messages"),
+        ("/tokenize", {"messages": [{"role": "king", "content": "x"}]}, 400, "messages", "'system'"),
+        ("/v1/chat/completions", {**CHAT, "tool_choice": "required"}, 400, "tool_choice", "needs tools"),
+        ("/v1/chat/completions", {**CHAT, **TOOLS, "tool_choice": named("g")}, 400, "tool_choice", "the tools are f"),
+        ("/v1/chat/completions", {**CHAT, "tools": [tool(strict=True)]}, 400, "tools", "constrained decoding"),
+        ("/v1/chat/completions", {**CHAT, "tools": [{"type": "custom"}]}, 400, "tools", "'function'"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "parallel_tool_calls": False},
+            400,
+            "parallel_tool_calls",
+            "constrained decoding",
+        ),
+        ("/v1/chat/completions", {**CHAT, "response_format": {"type": "regex"}}, 400, "response_format", "'text'"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "response_format": {"type": "json_schema"}},
+            400,
+            "response_format",
+            "schema",
+        ),
+        ("/v1/chat/completions", {"messages": [BAD_CALL]}, 400, "messages", "not a JSON object"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, 400, "messages", "surrogate"),
     ],
 )
 def test_bad_requests_get_openai_shaped_errors(
     client: httpx.Client, path: str, body: dict[str, Any], status: int, param: str, words: str
 ) -> None:
-    response = client.post(path, json=body)
+    response = client.post(path, content=json.dumps(body))  # httpx itself refuses half a surrogate pair
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (status, status, param)
     assert words in error["message"]
+
+
+def test_tools_and_effort_are_part_of_what_tokenize_counts(client: httpx.Client) -> None:
+    bodies = [CHAT, {**CHAT, **TOOLS}, {**CHAT, "reasoning_effort": "low"}]
+    counts = [client.post("/tokenize", json=body).json()["count"] for body in bodies]
+    used = [client.post("/v1/chat/completions", json={**body, "max_tokens": 1}).json()["usage"] for body in bodies]
+    assert counts == [usage["prompt_tokens"] for usage in used]
+    assert counts[1] > counts[0] > counts[2]
 
 
 def test_a_body_that_is_not_json_is_told_so(client: httpx.Client) -> None:
