@@ -132,24 +132,6 @@ def test_the_bit_moves_of_the_four_nibbles_put_sign_and_value_where_bf16_wants_t
             assert value == (-1.0 if code & 8 else 1.0) * E2M1[code & 7]
 
 
-def small_cases() -> list[object]:
-    return [pytest.param(case, id=case.label) for case in cases.check_cases() if "large" not in case.label]
-
-
-@pytest.mark.triton
-@interpreted
-@pytest.mark.parametrize("case", small_cases())
-def test_kernels_equal_the_contract(case: cases.CheckCase) -> None:
-    from ds4_kernels.triton import mxfp4_moe
-
-    inputs = case.build(torch.Generator().manual_seed(3), torch.device("cpu"))
-    expected = reference.mxfp4_moe(**inputs)
-    out = torch.full_like(inputs["x"], float("nan"))
-    assert mxfp4_moe.mxfp4_moe(**inputs, out=out) is out
-    verdict = compare(out, expected, case.tolerances[0])
-    assert verdict.ok, (verdict.error, verdict.note)
-
-
 @pytest.mark.triton
 @interpreted
 def test_every_code_and_a_wide_range_of_scales_unpack_exactly() -> None:
@@ -169,6 +151,104 @@ def test_every_code_and_a_wide_range_of_scales_unpack_exactly() -> None:
     s2 = torch.randint(40, 150, (E, D, I // 32), generator=generator).to(torch.uint8)
     arguments = (x, torch.tensor([[0], [1]], dtype=torch.int32), torch.ones(2, 1), w13, s13, w2, s2, 10.0)
     assert torch.equal(mxfp4_moe.mxfp4_moe(*arguments), reference.mxfp4_moe(*arguments))
+
+
+def decoded(inputs: dict[str, object], config: object) -> torch.Tensor:
+    """The decode path with a configuration of its own; what it does not write stays NaN."""
+    from ds4_kernels.triton import mxfp4_decode
+
+    x, ids, routing, w13, s13, w2, s2 = (
+        inputs[name] for name in ("x", "topk_ids", "topk_weights", "w13", "s13", "w2", "s2")
+    )
+    out = torch.full_like(x, float("nan"))  # type: ignore[call-overload]
+    scales = s13.view(torch.int32), s2.view(torch.int32)  # type: ignore[attr-defined]
+    words = w13.view(torch.int16), w2.view(torch.int16)  # type: ignore[attr-defined]
+    fp8 = inputs["mode"] == "w4a8"
+    mxfp4_decode.experts(x, ids, routing, words[0], scales[0], words[1], scales[1], 10.0, fp8, out, config)
+    return out
+
+
+@pytest.mark.triton
+@interpreted
+@pytest.mark.parametrize("mode", ["w4a8", "w4a16"])
+@pytest.mark.parametrize(
+    ("merge", "fused", "tokens", "routing"),
+    [
+        (False, True, 2, "holes"),
+        (False, False, 2, "holes"),
+        (True, False, 2, "random"),
+        (True, False, 10, "one"),
+        (False, True, 2, "none"),
+        (True, False, 9, "none"),
+    ],
+)
+@pytest.mark.parametrize("tile", [(32, 1, True), (32, 2, False), (16, 2, True)])
+def test_every_way_to_decode_equals_the_contract(
+    tile: tuple[int, int, bool], merge: bool, fused: bool, tokens: int, routing: str, mode: str
+) -> None:
+    """Four units of k for w13, in two parts of two; one unit for w2. Ten tokens of one expert are two blocks of pairs."""
+    from ds4_kernels.triton.mxfp4_decode import Config, Tile
+
+    inputs = inputs_of(tokens, 512, 128, 3, 1, routing, mode)
+    config = Config(Tile(*tile), Tile(*tile), merge, fused)
+    verdict = compare(decoded(inputs, config), reference.mxfp4_moe(**inputs), cases._CLOSE[0])
+    assert verdict.ok, (verdict.error, verdict.note)
+
+
+@pytest.mark.triton
+@interpreted
+def test_a_token_may_name_an_expert_twice() -> None:
+    from ds4_kernels.triton import mxfp4_moe
+
+    inputs = inputs_of(1, 256, 128, 3, 2, "random", "w4a8")
+    inputs["topk_ids"] = torch.tensor([[1, 1]], dtype=torch.int32)
+    verdict = compare(mxfp4_moe.mxfp4_moe(**inputs), reference.mxfp4_moe(**inputs), cases._CLOSE[0])
+    assert verdict.ok, (verdict.error, verdict.note)
+
+
+@pytest.mark.triton
+@interpreted
+@pytest.mark.parametrize("scan", [16, 64])
+def test_the_plan_gives_every_pair_one_block_of_at_most_eight_of_its_expert(scan: int) -> None:
+    from ds4_kernels.triton import mxfp4_decode
+
+    generator = torch.Generator().manual_seed(8)
+    ids = torch.randint(-1, 5, (13, 3), generator=generator).to(torch.int32)  # 4 is no expert
+    ids[:, 0] = 2
+    pairs, x = ids.numel(), torch.zeros(13, 128, dtype=torch.bfloat16)
+    plan = torch.full((pairs, 16), -7, dtype=torch.int32)
+    mxfp4_decode._input_kernel[(13 + pairs,)](
+        x, ids, torch.empty_like(x), plan, plan, 13, pairs, plan.numel(),
+        D=128, EXPERTS=4, FP8=True, MERGE=True, BLOCK_GROUPS=1, SCAN=scan, ZERO_BLOCK=1024, PDL=False,
+    )  # fmt: skip
+    flat, seen = ids.flatten().tolist(), []
+    for pair, (count, *_, members) in enumerate((row[0], row[8:]) for row in plan.tolist()):
+        assert 0 <= count <= 8
+        if count:
+            assert members[0] == pair
+            assert members[count:] == [pair] * (8 - count)  # whose activations a column without a pair reads
+            assert all(flat[member] == flat[pair] for member in members)
+            seen += members[:count]
+    assert sorted(seen) == [pair for pair, expert in enumerate(flat) if 0 <= expert < 4]
+    blocks = [row[0] for row, expert in zip(plan.tolist(), flat, strict=True) if expert == 2 and row[0]]
+    assert blocks[:-1] == [8] * (len(blocks) - 1)
+
+
+@pytest.mark.triton
+@interpreted
+def test_activations_are_stored_so_that_a_lane_finds_its_own_32() -> None:
+    """Position 32 t + 8 p + 2 i + h of a unit holds k = 32 t + 8 i + 4 h + p: lane, nibble, pair of words, word."""
+    from ds4_kernels.triton import mxfp4_decode
+
+    x = torch.arange(128, dtype=torch.float32).to(torch.bfloat16)[None]
+    planes, counters = torch.empty_like(x), torch.ones(5, dtype=torch.int32)
+    mxfp4_decode._input_kernel[(2,)](
+        x, counters, planes, counters, counters, 1, 1, 5,
+        D=128, EXPERTS=1, FP8=False, MERGE=False, BLOCK_GROUPS=1, SCAN=16, ZERO_BLOCK=1024, PDL=False,
+    )  # fmt: skip
+    expected = [32 * t + 8 * i + 4 * h + p for t in range(4) for p in range(4) for i in range(4) for h in range(2)]
+    assert planes[0].tolist() == expected
+    assert counters.tolist() == [0] * 5
 
 
 @pytest.mark.triton

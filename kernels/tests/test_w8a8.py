@@ -12,7 +12,6 @@ from ds4_kernels.reference import w8a8
 from torch import Tensor
 
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
-CASES = [case for case in cases.check_cases() if "large" not in case.label]
 CPU = torch.device("cpu")
 TILES = (
     "16/32/128 g1 w4 s3", "16/128/64 g32 w4 s2", "32/128/128 g2 w4 s3", "128/128/128 g8 w4 s3", "64/256/128 g8 w4 s3",
@@ -86,21 +85,6 @@ def test_the_native_form_needs_e8m0_scales() -> None:
     inputs = cases.gemm_build(2, 64, 128, "fp32", "e8m0", torch.bfloat16)(torch.Generator().manual_seed(4), CPU)
     with pytest.raises(ValueError, match="E8M0"):
         w8a8.w8a8_gemm_mxfp8(**inputs)
-
-
-@pytest.mark.triton
-@interpreted
-@pytest.mark.parametrize("case", CASES, ids=[f"{case.op} {case.label}" for case in CASES])
-def test_the_kernels_agree_with_the_reference(case: cases.CheckCase) -> None:
-    pytest.importorskip("triton")
-    from ds4_kernels.triton import w8a8 as kernels
-
-    inputs = case.build(torch.Generator().manual_seed(5), CPU)
-    actual = getattr(kernels, case.op)(**inputs).clone()
-    expected = getattr(w8a8, case.op)(**inputs)
-    assert actual.dtype == expected.dtype
-    assert not actual.isnan().any()
-    assert calc_diff(actual, expected) <= case.tolerances[0].limit
 
 
 @pytest.mark.triton

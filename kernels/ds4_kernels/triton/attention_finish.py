@@ -334,9 +334,9 @@ def finish_compile_cases() -> list[CompileCase]:
     lses = dict.fromkeys([*[f"lse_{i}" for i in range(MERGE_COUNT)], "sink"], "*fp32")
     merge_args = {**outs, **lses, "out": "*bf16", "lse": "*fp32", "rows": "i32", "heads": "i32"}
     cases += [
-        CompileCase("merge_subsets", f"{count} subsets", _merge_kernel, merge_args,
-                    {"COUNT": count, "HAS_SINK": True, "ROWS": ROWS, "D": HEAD_DIM}, 4)
-        for count in range(1, MERGE_COUNT + 1)
+        CompileCase("merge_subsets", f"{count} subsets{' sink' if sink else ''}", _merge_kernel, merge_args,
+                    {"COUNT": count, "HAS_SINK": sink, "ROWS": ROWS, "D": HEAD_DIM}, 4)
+        for count in range(1, MERGE_COUNT + 1) for sink in (False, True)
     ]  # fmt: skip
     value_args = {
         "scores": "*fp32", "kv": "*bf16", "lens": "*i32", "sink": "*fp32", "out": "*bf16", "lse": "*fp32", "scale": "fp32",
@@ -344,7 +344,7 @@ def finish_compile_cases() -> list[CompileCase]:
     }  # fmt: skip
     cases += [
         CompileCase("attend_materialised", f"h{block} d{block_d} of {dim}", _value_kernel, value_args,
-                    {"HAS_SINK": True, "HEAD_BLOCK": block, "GROUPS": groups, "HEAD_DIM": dim, "BLOCK_D": block_d,
+                    {"HAS_SINK": dim == HEAD_DIM, "HEAD_BLOCK": block, "GROUPS": groups, "HEAD_DIM": dim, "BLOCK_D": block_d,
                      "COLUMNS": _SCORE_COLUMNS, "STAGES": _VALUE_STAGES}, 4, divisible=("kv_token_stride", "kv_row_stride"))
         for block, groups in _VALUE_TILES.items() for dim in (HEAD_DIM, 192) for block_d in BLOCK_DS
         if block_d <= value_block(dim)

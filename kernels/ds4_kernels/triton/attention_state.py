@@ -290,16 +290,18 @@ def _state_cases() -> list[CompileCase]:
     }  # fmt: skip
     strides = ("token_stride", "row_stride")
     half = ("half_stride",)
+    both = ("swa_half_stride", "half_stride")
     shipped: list[tuple[str, Any, dict[str, str], dict[str, Any], tuple[str, ...]]] = [
         ("accumulate_gathered", rows_kernel, rows, {"GATHERED": True, "HAS_IDS": False}, strides),
         ("accumulate_gathered ids", rows_kernel, rows, {"GATHERED": True, "HAS_IDS": True}, strides),
         ("accumulate_indexed", rows_kernel, rows, {"GATHERED": False, "HAS_IDS": True}, strides),
         ("accumulate_slots", slots_kernel, slots, _PLANES, half),
         ("accumulate_paged", paged_kernel, paged, _PLANES, half),
-        ("attend_paged_and_slots", fused_kernel, fused, {"HAS_SINK": True, **_PLANES}, ("swa_half_stride", *half)),
+        ("attend_paged_and_slots", fused_kernel, fused, {"HAS_SINK": True, **_PLANES}, both),
+        ("attend_paged_and_slots bare", fused_kernel, fused, {"HAS_SINK": False, **_PLANES}, both),
     ]
     return [
-        CompileCase(op.split()[0], f"h{block} g{tile.groups} s{tile.stages}{' ids' if ' ' in op else ''}", kernel, signature,
-                    {**constexprs, **_constants(block)}, tile.warps, divisible=divisible)
+        CompileCase(op.split()[0], f"h{block} g{tile.groups} s{tile.stages} {op.partition(' ')[2]}".strip(), kernel,
+                    signature, {**constexprs, **_constants(block)}, tile.warps, divisible=divisible)
         for op, kernel, signature, constexprs, divisible in shipped for block, tile in _TILES.items()
     ]  # fmt: skip

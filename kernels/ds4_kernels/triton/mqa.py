@@ -248,7 +248,7 @@ def _check_dims(q: Tensor, dim: int) -> None:
 
 
 def compile_cases() -> list[CompileCase]:
-    """Every shipped tile of the three kernels, with 64 heads."""
+    """Every shipped tile of the three kernels, with 64 heads; ragged scores of few heads, whose rows share an MMA."""
     ragged = {
         **dict.fromkeys(("q", "k"), "*fp8e4nv"), **dict.fromkeys(("k_scale", "weights", "out"), "*fp32"),
         **dict.fromkeys(("starts", "ends"), "*i32"), **dict.fromkeys(("rows", "keys", "out_stride", "width"), "i32"),
@@ -266,13 +266,14 @@ def compile_cases() -> list[CompileCase]:
     }  # fmt: skip
     cases = []
     for tiles, tile in _RAGGED_TILES.items():
-        for block_m in (16, 64):
-            for compressed in (False, True):
+        for block_m, heads in ((16, 64), (64, 64), (16, 8), (16, 4)):
+            for compressed in (False, True) if heads == 64 else (False,):
+                per_dot = _per_dot(heads, tile["PER_DOT"])
                 constexprs = {
-                    "HEADS": 64, "DIM": DIM, "BLOCK_M": block_m, "BLOCK_N": tile["BLOCK_N"], "PER_DOT": tile["PER_DOT"],
+                    "HEADS": heads, "DIM": DIM, "BLOCK_M": block_m, "BLOCK_N": tile["BLOCK_N"], "PER_DOT": per_dot,
                     "COMPRESSED": compressed, "STAGES": tile["num_stages"],
                 }  # fmt: skip
-                label = f"m{block_m} n{tile['BLOCK_N']} q{tile['PER_DOT']}{' compressed' if compressed else ''}"
+                label = f"m{block_m} n{tile['BLOCK_N']} q{per_dot} h{heads}{' compressed' if compressed else ''}"
                 cases.append(
                     CompileCase("mqa_logits_ragged", label, _ragged_kernel, ragged, constexprs, tile["num_warps"],
                                 mma="e4m3", tiles=tiles)  # type: ignore[arg-type]

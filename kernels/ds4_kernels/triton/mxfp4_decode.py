@@ -1,75 +1,102 @@
 """MXFP4 experts for few tokens: nothing is sorted, and every (token, slot) pair has its own programs.
 
-One program multiplies a block of an expert's rows, or a part of their k, by the tokens of that expert. The weight rows
-are the rows of the MMA and the tokens its columns. From a few tokens on, pairs that share an expert are computed by the
-first of them (each program looks through the ids), so that weights are read once. Sums of parts of k are stored apart
-and added in a fixed order by the next kernel.
-
-Passes: input planes, w13, activation (SwiGLU, routing weight, rounding), w2, sum over slots.
+Up to ``FUSED_TOKENS`` tokens every pair is computed alone, in three kernels: input, w13 with the activation (SwiGLU,
+routing weight, rounding) by the last program of a group of columns, w2 with the sum over slots by the last of a tile.
+Above, pairs that share an expert are computed together, eight at most, so that weights are read once; the activation
+and the sum are kernels of their own. ``mxfp4_rows`` says how the weights are read.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ds4_kernels.triton import mxfp4_values as values
 from ds4_kernels.triton.arch import num_sms
 from ds4_kernels.triton.compile_case import CompileCase
-from ds4_kernels.triton.mxfp4_values import GROUP, multiply, plane_order, rounded, swiglu
+from ds4_kernels.triton.mxfp4_rows import (
+    ACTIVATION,
+    COLUMNS,
+    COMBINE,
+    NO_EPILOGUE,
+    PLAN_WIDTH,
+    _activate,
+    _rows_kernel,
+    fragment_order,
+)
+from ds4_kernels.triton.mxfp4_values import GROUP, launch_options, rounded
 
-MAX_TOKENS = 64
-"""Up to here ``mxfp4_moe`` takes these kernels: above, grouping by expert pays for its passes (an estimate, not timed)."""
-MERGE_TOKENS = 4
-"""Above this many tokens pairs with the same expert are merged. At 4 tokens of 6 slots and 256 experts 4 % repeat."""
-SCAN = 64
-PROGRAMS_PER_SM = 8
-"""Fewer leave too few warps to unpack at the speed of the memory; k is split until there are as many."""
-MAX_SPLITS = 8
-ACTIVATION_GROUPS = 4
-
-# 32 rows and two warps take mma.sync on every GPU: wgmma needs 64 rows and waits for each of its results, and with so
-# few columns unpacking is the work. BLOCK_K 256 makes 128 contiguous bytes of every weight row.
-_TILE = {"BLOCK_M": 32, "BLOCK_K": 256, "STAGES": 3, "num_warps": 2}
+MAX_TOKENS = 256
+"""Up to here ``mxfp4_moe`` takes these kernels. On an H200 they are still 10 % faster than the grouped ones at 256."""
+FUSED_TOKENS = 4
+"""Up to here pairs stay alone. At 4 tokens of 6 slots and 256 experts 4 % of the pairs repeat an expert."""
+INPUT_GROUPS = 1
+SCAN = 512
+ZERO_BLOCK = 1024
+WARPS_PER_SM = 16
+"""Fewer leave the memory idle while they unpack: k is split in two while there are not as many."""
+MAX_SPLITS = 2
 
 
-@triton.jit(do_not_specialize=["pairs", "splits"])
-def _rows_kernel(
-    x, w, s, ids, out, pairs, splits,
-    ROWS: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, EXPERTS: tl.constexpr, MERGE: tl.constexpr,
-    SCAN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+@dataclass(frozen=True)
+class Tile:
+    """Rows of a program, units (128 elements of k) of one step, and whether the next step's weights are read before."""
+
+    block_m: int
+    unroll: int
+    ahead: bool
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a call runs. fused: three kernels (not with merge). pdl: kernels start while the one before ends."""
+
+    w13: Tile
+    w2: Tile
+    merge: bool
+    fused: bool
+    pdl: bool = False
+
+
+# Sixteen rows take 66 registers a lane: all programs of one token (23 a multiprocessor of an H200) are there at once.
+_FEW = Config(Tile(16, 2, True), Tile(16, 2, True), merge=False, fused=True)
+# Merged, the wide w13 wants its next weights early, the short loop of w2 wants more rows to an activation read.
+_MANY = Config(Tile(16, 2, True), Tile(32, 2, False), merge=True, fused=False)
+
+
+@triton.jit(do_not_specialize=["tokens", "pairs", "total"])
+def _input_kernel(
+    x, ids, planes, plan, counters, tokens, pairs, total,
+    D: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr, MERGE: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
+    SCAN: tl.constexpr, ZERO_BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out FP32 ``[splits, pairs, ROWS]`` from planes x ``[pairs / SLOTS, K]`` and one expert's ``[ROWS, K]`` a pair."""
-    tiles: tl.constexpr = ROWS // BLOCK_M
-    tile = tl.program_id(0) % tiles
-    split = (tl.program_id(0) // tiles) % splits
-    pair = tl.program_id(0) // (tiles * splits)
-    expert = tl.load(ids + pair)
-    if (expert < 0) | (expert >= EXPERTS):
-        return
-    column = tl.arange(0, BLOCK_N)
-    if MERGE:
-        earlier, count = _same_expert(ids, expert, pair, pairs, SCAN)
-        if earlier > 0:
-            return
-        for begin in range(0, count, BLOCK_N):
-            member = _members(ids, expert, begin + column, pairs, SCAN)
-            _rows_tile(
-                x, w, s, out, expert, tile, split, splits, pairs, member, begin + column < count,
-                ROWS, K, SLOTS, BLOCK_M, BLOCK_N, BLOCK_K, STAGES,
-            )  # fmt: skip
+    """x BF16 ``[T, D]`` to planes (``fragment_order``); MERGE: plan of every pair; else counters ``[total]`` are zeroed."""
+    if PDL:
+        gdc_launch_dependents()
+    per_token: tl.constexpr = (D // GROUP + BLOCK_GROUPS - 1) // BLOCK_GROUPS
+    program = tl.program_id(0)
+    if program < tokens * per_token:
+        group = program % per_token * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
+        start = (program // per_token).to(tl.int64) * D + group[:, None] * GROUP
+        inside = (group < D // GROUP)[:, None]
+        value = tl.load(x + start + fragment_order()[None, :], mask=inside, other=0.0).to(tl.float32)
+        tl.store(planes + start + tl.arange(0, GROUP)[None, :], rounded(value, FP8), mask=inside)
+    elif MERGE:
+        _plan_pair(ids, plan, program - tokens * per_token, pairs, EXPERTS, SCAN)
     else:
-        _rows_tile(
-            x, w, s, out, expert, tile, split, splits, pairs, tl.where(column == 0, pair, 0), column == 0,
-            ROWS, K, SLOTS, BLOCK_M, BLOCK_N, BLOCK_K, STAGES,
-        )  # fmt: skip
+        at = (program - tokens * per_token) * ZERO_BLOCK + tl.arange(0, ZERO_BLOCK)
+        tl.store(counters + at, tl.zeros((ZERO_BLOCK,), tl.int32), mask=at < total)
 
 
 @triton.jit
-def _same_expert(ids, expert, pair, pairs, SCAN: tl.constexpr):
-    """(pairs before ``pair`` with its expert, all pairs with it)."""
+def _plan_pair(ids, plan, pair, pairs, EXPERTS: tl.constexpr, SCAN: tl.constexpr):
+    """A pair's row of the plan: every eighth pair of an expert computes itself and the next seven."""
+    expert = tl.load(ids + pair)
     position = tl.arange(0, SCAN)
     before = tl.zeros((SCAN,), tl.int32)
     found = tl.zeros((SCAN,), tl.int32)
@@ -78,68 +105,40 @@ def _same_expert(ids, expert, pair, pairs, SCAN: tl.constexpr):
         same = tl.load(ids + other, mask=other < pairs, other=-1) == expert
         before += (same & (other < pair)).to(tl.int32)
         found += same.to(tl.int32)
-    return tl.sum(before), tl.sum(found)
+    rank = tl.sum(before)
+    first = (rank % COLUMNS == 0) & (expert >= 0) & (expert < EXPERTS)
+    count = tl.where(first, tl.minimum(tl.sum(found) - rank, COLUMNS), 0)
+    row = plan + pair * PLAN_WIDTH
+    tl.store(row, count)
+    if count > 0:
+        column = tl.arange(0, COLUMNS)
+        tl.store(row + 8 + column, pair + 0 * column, mask=column >= count)
+        passed = 0
+        for begin in range(0, pairs, SCAN):
+            other = begin + position
+            same = tl.load(ids + other, mask=other < pairs, other=-1) == expert
+            place = passed + tl.cumsum(same.to(tl.int32), 0) - 1 - rank
+            tl.store(row + 8 + place, other, mask=same & (place >= 0) & (place < count))
+            passed += tl.sum(same.to(tl.int32))
 
 
-@triton.jit
-def _members(ids, expert, wanted, pairs, SCAN: tl.constexpr):
-    """The pairs number ``wanted`` (from 0) of those with this expert; 0 where there is none."""
-    position = tl.arange(0, SCAN)
-    member = tl.zeros_like(wanted)
-    passed = 0
-    for begin in range(0, pairs, SCAN):
-        other = begin + position
-        same = (tl.load(ids + other, mask=other < pairs, other=-1) == expert).to(tl.int32)
-        rank = passed + tl.cumsum(same, 0) - 1
-        mine = (same[None, :] != 0) & (rank[None, :] == wanted[:, None])
-        member += tl.sum(tl.where(mine, other[None, :], 0), axis=1)
-        passed += tl.sum(same)
-    return member
-
-
-@triton.jit
-def _rows_tile(
-    x, w, s, out, expert, tile, split, splits, pairs, member, live,
-    ROWS: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    steps = (K // BLOCK_K) // splits
-    acc = multiply(
-        x, w, s, expert, row, member // SLOTS, live, split * steps, (split + 1) * steps,
-        ROWS, K, BLOCK_M, BLOCK_N, BLOCK_K, STAGES,
-    )  # fmt: skip
-    at = (split * pairs + member).to(tl.int64)[:, None] * ROWS + row[None, :]
-    tl.store(out + at, tl.trans(acc), mask=live[:, None])
-
-
-@triton.jit(do_not_specialize=["pairs", "splits"])
+@triton.jit(do_not_specialize=["pairs"])
 def _activation_kernel(
-    gate_up, ids, weights, hidden, limit, pairs, splits,
-    INTER: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
+    parts, ids, weights, hidden, pairs, limit,
+    INTER: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """hidden planes BF16 ``[pairs, I]`` from gate_up FP32 ``[splits, pairs, 2 I]``."""
-    per_pair: tl.constexpr = (INTER // GROUP + BLOCK_GROUPS - 1) // BLOCK_GROUPS
-    pair = tl.program_id(0) // per_pair
-    group = (tl.program_id(0) % per_pair) * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
+    """hidden BF16 ``[pairs, INTER]`` (``fragment_order``) from parts FP32 ``[SPLITS, pairs, 2 INTER]``."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    pair = tl.program_id(0) // (INTER // GROUP)
     expert = tl.load(ids + pair)
-    if (expert < 0) | (expert >= EXPERTS):
-        return
-    inside = (group < INTER // GROUP)[:, None]
-    column = group[:, None] * GROUP + plane_order()[None, :]
-    gate = tl.zeros((BLOCK_GROUPS, GROUP), tl.float32)
-    up = tl.zeros((BLOCK_GROUPS, GROUP), tl.float32)
-    for split in range(splits):
-        at = (split * pairs + pair).to(tl.int64) * (2 * INTER) + column
-        gate += tl.load(gate_up + at, mask=inside, other=0.0)
-        up += tl.load(gate_up + at + INTER, mask=inside, other=0.0)
-    result = rounded(swiglu(gate, up, limit) * tl.load(weights + pair), FP8)
-    at = pair.to(tl.int64) * INTER + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    tl.store(hidden + at, result, mask=inside)
+    if (expert >= 0) & (expert < EXPERTS):
+        _activate(parts, weights, hidden, limit, pair, tl.program_id(0) % (INTER // GROUP), pairs, INTER, FP8, SPLITS)
 
 
 def experts(
-    planes: Tensor,
+    x: Tensor,
     ids: Tensor,
     weights: Tensor,
     w13: Tensor,
@@ -149,84 +148,155 @@ def experts(
     limit: float,
     fp8: bool,
     out: Tensor,
+    config: Config | None = None,
 ) -> None:
-    """Fill out ``[T, D]`` from input planes ``[T, D]``; w13 and w2 as int16 words, the rest as in ``mxfp4_moe``."""
-    tokens, topk = ids.shape
-    pairs, D, inter, E, device = tokens * topk, planes.shape[1], s2.shape[2] * 32, w13.shape[0], planes.device
-    gate_up = _project(planes, w13, s13, ids, 2 * inter, topk)
+    """Fill out ``[T, D]``; w13 and w2 as int16 words, s13 and s2 as int32 (four scales), the rest as in ``mxfp4_moe``."""
+    (tokens, D), pairs, inter, device = x.shape, ids.numel(), s2.shape[2] * 128, x.device
+    chosen = config or (_FEW if tokens <= FUSED_TOKENS else _MANY)
+    planes = torch.empty_like(x)
+    scratch = _scratch(chosen, tokens, pairs, inter, D, device)
+    _input(chosen, x, ids, planes, scratch, w13.shape[0], fp8)
+
     hidden = torch.empty((pairs, inter), dtype=torch.bfloat16, device=device)
-    _activation_kernel[(pairs * triton.cdiv(inter // 128, ACTIVATION_GROUPS),)](
-        gate_up, ids, weights, hidden, limit, pairs, gate_up.shape[0],
-        INTER=inter, EXPERTS=E, FP8=fp8, BLOCK_GROUPS=ACTIVATION_GROUPS, num_warps=4, num_stages=1,
+    first = _Projection(w13, s13, ids.shape[1], chosen.w13, ACTIVATION.value, hidden, scratch)
+    parts = _project(chosen, first, planes, ids, weights, limit, fp8)
+    if not chosen.fused:
+        _activation_kernel[(pairs * (inter // 128),)](
+            parts, ids, weights, hidden, pairs, limit,
+            INTER=inter, EXPERTS=w13.shape[0], FP8=fp8, SPLITS=parts.shape[0], PDL=chosen.pdl,
+            num_warps=1, num_stages=1, **launch_options(chosen.pdl),
+        )  # fmt: skip
+    more = scratch[_groups(pairs, inter) :] if chosen.fused else scratch
+    second = _Projection(w2, s2, 1, chosen.w2, COMBINE.value, out, more)
+    parts = _project(chosen, second, hidden, ids, weights, limit, fp8)
+    if not chosen.fused:
+        values.combine(parts, ids, out, w13.shape[0], chosen.pdl)
+
+
+def _scratch(chosen: Config, tokens: int, pairs: int, inter: int, D: int, device: torch.device) -> Tensor:
+    """int32: the plan if pairs merge, else the counters of both projections."""
+    counters = _groups(pairs, inter) + tokens * (D // chosen.w2.block_m)
+    return torch.empty(pairs * PLAN_WIDTH.value if chosen.merge else counters, dtype=torch.int32, device=device)
+
+
+def _groups(pairs: int, inter: int) -> int:
+    """Counters of the first projection, up to a multiple of four: those of the second start at 16 bytes."""
+    return -(-pairs * (inter // 128) // 4) * 4
+
+
+def _input(chosen: Config, x: Tensor, ids: Tensor, planes: Tensor, scratch: Tensor, total: int, fp8: bool) -> None:
+    tokens, D = x.shape
+    pairs = ids.numel()
+    more = pairs if chosen.merge else (triton.cdiv(scratch.numel(), ZERO_BLOCK) if chosen.fused else 0)
+    _input_kernel[(tokens * triton.cdiv(D // 128, INPUT_GROUPS) + more,)](
+        x, ids, planes, scratch, scratch, tokens, pairs, scratch.numel(),
+        D=D, EXPERTS=total, FP8=fp8, MERGE=chosen.merge, BLOCK_GROUPS=INPUT_GROUPS, SCAN=SCAN, ZERO_BLOCK=ZERO_BLOCK,
+        PDL=chosen.pdl, num_warps=1, num_stages=1,
     )  # fmt: skip
-    values.combine(_project(hidden, w2, s2, ids, D, 1), ids, out, E)
 
 
-def _project(x: Tensor, w: Tensor, s: Tensor, ids: Tensor, rows: int, slots: int) -> Tensor:
-    """FP32 ``[splits, T k, rows]``: parts of every pair's expert times its row of planes, ``slots`` pairs to a row."""
-    tokens, pairs, k = ids.shape[0], ids.numel(), x.shape[1]
-    tile = _TILE if k % _TILE["BLOCK_K"] == 0 else _TILE | {"BLOCK_K": 128}
-    blocks, steps = pairs * (rows // tile["BLOCK_M"]), k // tile["BLOCK_K"]
-    splits = splits_for(blocks, steps, PROGRAMS_PER_SM * num_sms(x.device))
-    out = torch.empty((splits, pairs, rows), dtype=torch.float32, device=x.device)
+@dataclass(frozen=True)
+class _Projection:
+    """One of the two matrix products: its weights, pairs to a row of its input, and what a fused launch fills."""
+
+    w: Tensor
+    s: Tensor
+    slots: int
+    tile: Tile
+    epilogue: int
+    result: Tensor
+    scratch: Tensor
+
+
+def _project(
+    chosen: Config, job: _Projection, x: Tensor, ids: Tensor, weights: Tensor, limit: float, fp8: bool
+) -> Tensor:
+    """FP32 ``[splits, T k, rows]``: parts of every pair's expert times its row of x; fused: job.result is filled too."""
+    (total, rows, _), k, pairs, tile = job.w.shape, x.shape[1], ids.numel(), job.tile
+    blocks = pairs * (rows // tile.block_m)
+    splits = splits_for(blocks, k // 128, WARPS_PER_SM * num_sms(x.device))
+    epilogue = job.epilogue if chosen.fused else NO_EPILOGUE.value
+    unroll = tile.unroll if (k // 128 // splits) % tile.unroll == 0 else 1
+    parts = torch.empty((splits, pairs, rows), dtype=torch.float32, device=x.device)
     _rows_kernel[(blocks * splits,)](
-        x, w, s, ids, out, pairs, splits, ROWS=rows, K=k, SLOTS=slots, EXPERTS=w.shape[0], MERGE=tokens > MERGE_TOKENS,
-        SCAN=SCAN, BLOCK_N=_columns(tokens), num_stages=1, **tile,
+        x, job.w, job.s, ids, job.scratch, parts, weights, job.result, job.scratch, pairs, limit,
+        ROWS=rows, K=k, SLOTS=job.slots, TOPK=ids.shape[1], EXPERTS=total,
+        FP8=fp8 and epilogue == ACTIVATION.value, MERGE=chosen.merge, SPLITS=splits, EPILOGUE=epilogue, PDL=chosen.pdl,
+        BLOCK_M=tile.block_m, UNROLL=unroll, AHEAD=tile.ahead, num_warps=1, num_stages=1, **launch_options(chosen.pdl),
     )  # fmt: skip
-    return out
+    return parts
 
 
-def splits_for(blocks: int, steps: int, programs: int) -> int:
-    """Parts of k: doubled while there are fewer than ``programs``, at most MAX_SPLITS, and the steps divide evenly."""
+def splits_for(blocks: int, units: int, programs: int) -> int:
+    """Parts of k: doubled while there are fewer than ``programs``, at most MAX_SPLITS, and the units divide evenly."""
     splits = 1
-    while blocks * splits < programs and splits < MAX_SPLITS and steps % (2 * splits) == 0:
+    while blocks * splits < programs and splits < MAX_SPLITS and units % (2 * splits) == 0:
         splits *= 2
     return splits
 
 
-def _columns(tokens: int) -> int:
-    """Columns of the MMA: eight are the fewest; a token may choose an expert once, so more tokens may need sixteen."""
-    return 8 if tokens <= 8 else 16
-
-
 def compile_cases() -> list[CompileCase]:
-    """Both projections of V4-Flash, alone and with merged pairs, and the activation of both modes."""
-    cases = [
-        _rows_case(name, rows, k, slots, merge, columns)
-        for name, rows, k, slots in (("w13", 4096, 4096, 6), ("w2", 4096, 2048, 1))
-        for merge, columns in ((False, 8), (True, 8), (True, 16))
-    ]
-    cases += [
-        CompileCase(
-            op="mxfp4_moe",
-            config=f"decode activation {'w4a8' if fp8 else 'w4a16'}",
-            kernel=_activation_kernel,
-            signature={
-                "gate_up": "*fp32", "ids": "*i32", "weights": "*fp32", "hidden": "*bf16", "limit": "fp32", "pairs": "i32",
-                "splits": "i32",
-            },
-            constexprs={"INTER": 2048, "EXPERTS": 256, "FP8": fp8, "BLOCK_GROUPS": ACTIVATION_GROUPS},
-            num_warps=4,
-        )
-        for fp8 in (True, False)
-    ]  # fmt: skip
+    """Input, both projections fused and merged, and the activation of both modes; one or two parts of k."""
+    cases = [_input_case(fp8, merge) for fp8 in (True, False) for merge in (True, False)]
+    cases += [_activation_case(fp8, splits) for fp8 in (True, False) for splits in (1, 2)]
+    for splits in (1, 2):
+        for config, name in ((_FEW, "fused"), (_MANY, "merged")):
+            for fp8 in (True, False) if config.fused else (False,):
+                cases += _rows_cases(config, f"w13 {name}", True, splits, fp8)
+            cases += _rows_cases(config, f"w2 {name}", False, splits, False)
     return cases
 
 
-def _rows_case(name: str, rows: int, k: int, slots: int, merge: bool, columns: int) -> CompileCase:
-    options = dict(_TILE)
-    warps = options.pop("num_warps")
+def _input_case(fp8: bool, merge: bool) -> CompileCase:
     return CompileCase(
         op="mxfp4_moe",
-        config=f"decode {name} {'merged' if merge else 'single'} n{columns}",
-        kernel=_rows_kernel,
+        config=f"decode input {'w4a8' if fp8 else 'w4a16'}{' plan' if merge else ''}",
+        kernel=_input_kernel,
         signature={
-            "x": "*bf16", "w": "*i16", "s": "*u8", "ids": "*i32", "out": "*fp32", "pairs": "i32", "splits": "i32",
+            "x": "*bf16", "ids": "*i32", "planes": "*bf16", "plan": "*i32", "counters": "*i32", "tokens": "i32",
+            "pairs": "i32", "total": "i32",
         },
         constexprs={
-            "ROWS": rows, "K": k, "SLOTS": slots, "EXPERTS": 256, "MERGE": merge, "SCAN": SCAN, "BLOCK_N": columns,
-            **options,
+            "D": 4096, "EXPERTS": 256, "FP8": fp8, "MERGE": merge, "BLOCK_GROUPS": INPUT_GROUPS, "SCAN": SCAN,
+            "ZERO_BLOCK": ZERO_BLOCK, "PDL": False,
         },
-        num_warps=warps,
-        mma="bf16",
+        num_warps=1,
     )  # fmt: skip
+
+
+def _activation_case(fp8: bool, splits: int) -> CompileCase:
+    return CompileCase(
+        op="mxfp4_moe",
+        config=f"decode activation {'w4a8' if fp8 else 'w4a16'} of {splits}",
+        kernel=_activation_kernel,
+        signature={
+            "parts": "*fp32", "ids": "*i32", "weights": "*fp32", "hidden": "*bf16", "pairs": "i32", "limit": "fp32",
+        },
+        constexprs={"INTER": 2048, "EXPERTS": 256, "FP8": fp8, "SPLITS": splits, "PDL": False},
+        num_warps=1,
+    )  # fmt: skip
+
+
+def _rows_cases(config: Config, name: str, first: bool, splits: int, fp8: bool) -> list[CompileCase]:
+    """One projection with the tile's own unrolling, and with none as sizes take it that do not divide."""
+    tile = config.w13 if first else config.w2
+    epilogue = (ACTIVATION if first else COMBINE) if config.fused else NO_EPILOGUE
+    return [
+        CompileCase(
+            op="mxfp4_moe",
+            config=f"decode {name} of {splits} unroll {unroll}{' w4a8' if fp8 else ''}",
+            kernel=_rows_kernel,
+            signature={
+                "x": "*bf16", "w": "*i16", "s": "*i32", "ids": "*i32", "plan": "*i32", "parts": "*fp32",
+                "weights": "*fp32", "result": "*bf16", "counters": "*i32", "pairs": "i32", "limit": "fp32",
+            },
+            constexprs={
+                "ROWS": 4096, "K": 4096 if first else 2048, "SLOTS": 6 if first else 1, "TOPK": 6, "EXPERTS": 256,
+                "FP8": fp8, "MERGE": config.merge, "SPLITS": splits, "EPILOGUE": epilogue.value, "PDL": config.pdl,
+                "BLOCK_M": tile.block_m, "UNROLL": unroll, "AHEAD": tile.ahead,
+            },
+            num_warps=1,
+            mma="bf16",
+        )
+        for unroll in sorted({tile.unroll, 1})
+    ]  # fmt: skip

@@ -58,9 +58,13 @@ def mxfp4_moe(
         mxfp4_native.experts(x, ids, weights, w13, s13, w2, s2, float(limit), result)
         return result
     fp8 = mode == "w4a8"
-    experts = mxfp4_decode.experts if decode else mxfp4_grouped.experts
     words13, words2 = w13.view(torch.int16), w2.view(torch.int16)
-    experts(input_planes(x, fp8), ids, weights, words13, s13, words2, s2, float(limit), fp8, result)
+    if decode:
+        four13, four2 = s13.view(torch.int32), s2.view(torch.int32)
+        mxfp4_decode.experts(x, ids, weights, words13, four13, words2, four2, float(limit), fp8, result)
+    else:
+        planes = input_planes(x, fp8)
+        mxfp4_grouped.experts(planes, ids, weights, words13, s13, words2, s2, float(limit), fp8, result)
     return result
 
 

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_wait
 
 from ds4_kernels.triton.common import (
     E4M3_MAX,
@@ -39,9 +40,9 @@ PLANES = tl.constexpr(4)
 INPUT_GROUPS = 8
 COMBINE_BLOCK = 512
 
-_OPERAND_SCALE = tl.constexpr(2.0**32)
-_FACTOR_BIAS = tl.constexpr(126 - 32)
-_FACTOR_MAX = tl.constexpr(254)
+OPERAND_SCALE = tl.constexpr(2.0**32)
+FACTOR_BIAS = tl.constexpr(126 - 32)
+FACTOR_MAX = tl.constexpr(254)
 
 # $0: the BF16 pair of one nibble of the two words in $1, $2: their BF16 factors. The sign goes to bit 15 of its half
 # and e e m to bits 8 .. 6. Where both move left, one multiplication by (2^a + 2^b) moves them; ALU operations are what
@@ -101,20 +102,20 @@ def multiply(
         factor = _factors(tl.load(s_at + step * (BLOCK_K // 32)), BLOCK_M, BLOCK_K)
         for plane in tl.static_range(PLANES):
             tile = tl.load(x_at + (step * BLOCK_K + plane * PLANE), mask=live[:, None], other=0.0)
-            acc = dot(_plane(words, factor, plane), tl.trans(tile), acc)
-    return acc * _OPERAND_SCALE
+            acc = dot(nibble_plane(words, factor, plane), tl.trans(tile), acc)
+    return acc * OPERAND_SCALE
 
 
 @triton.jit
 def _factors(scales, M: tl.constexpr, BLOCK_K: tl.constexpr):
     """The multipliers of the words of a step ``[M, BLOCK_K / 4]``, from E8M0 ``[M, BLOCK_K / 32]``; eight share one."""
-    exponent = tl.minimum(scales.to(tl.int32) + _FACTOR_BIAS, _FACTOR_MAX)
+    exponent = tl.minimum(scales.to(tl.int32) + FACTOR_BIAS, FACTOR_MAX)
     narrow = pow2(exponent) if INTERPRETED else (exponent << 7).to(tl.int16).to(tl.bfloat16, bitcast=True)
     return tl.reshape(tl.broadcast_to(narrow[:, :, None], (M, BLOCK_K // 32, 8)), (M, BLOCK_K // 4))
 
 
 @triton.jit
-def _plane(words, factor, P: tl.constexpr):
+def nibble_plane(words, factor, P: tl.constexpr):
     """BF16 of nibble P of the words, times 2^-32."""
     if INTERPRETED:
         code = words.to(tl.int32) >> (4 * P)
@@ -168,26 +169,31 @@ def _input_planes_kernel(x, planes, D: tl.constexpr, FP8: tl.constexpr, BLOCK_GR
     tl.store(planes + start + tl.arange(0, GROUP)[None, :], rounded(values, FP8), mask=inside)
 
 
-@triton.jit(do_not_specialize=["pairs", "splits"])
+@triton.jit(do_not_specialize=["pairs"])
 def _combine_kernel(
-    parts, ids, out, pairs, splits,
-    D: tl.constexpr, TOPK: tl.constexpr, EXPERTS: tl.constexpr, BLOCK_D: tl.constexpr,
+    parts, ids, out, pairs,
+    D: tl.constexpr, TOPK: tl.constexpr, EXPERTS: tl.constexpr, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """out BF16 ``[T, D]`` = sum over a token's slots of parts FP32 ``[splits, T k, D]``, in a fixed order.
+    """out BF16 ``[T, D]`` = sum over a token's slots of parts FP32 ``[SPLITS, T k, D]``, in a fixed order.
 
-    Rows of parts whose id is no expert were never written and are not read.
+    Rows of parts whose id is no expert were never written: they are read, so that no load waits for the ids, and left
+    out.
     """
+    if PDL:
+        gdc_wait()
     blocks: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     token = tl.program_id(0) // blocks
     d = (tl.program_id(0) % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_D,), tl.float32)
-    for split in range(splits):
+    for split in tl.static_range(SPLITS):
         for slot in tl.static_range(TOPK):
             pair = token * TOPK + slot
             expert = tl.load(ids + pair)
-            here = (d < D) & (expert >= 0) & (expert < EXPERTS)
+            width = tl.where((expert >= 0) & (expert < EXPERTS), D, 0)
             row = (split * pairs + pair).to(tl.int64)
-            total += tl.load(parts + row * D + d, mask=here, other=0.0)
+            value = tl.load(parts + row * D + d, mask=d < D, other=0.0)
+            total += tl.where(d < width, value, 0.0)
     tl.store(out + token.to(tl.int64) * D + d, to_bf16(total), mask=d < D)
 
 
@@ -200,14 +206,19 @@ def input_planes(x: Tensor, fp8: bool) -> Tensor:
     return planes
 
 
-def combine(parts: Tensor, ids: Tensor, out: Tensor, experts: int) -> None:
-    """out BF16 ``[T, D]`` = sum over splits and slots of parts FP32 ``[splits, T k, D]``."""
+def combine(parts: Tensor, ids: Tensor, out: Tensor, experts: int, pdl: bool = False) -> None:
+    """out BF16 ``[T, D]`` = sum over splits and slots of parts FP32 ``[splits, T k, D]``; pdl: starts before parts end."""
     splits, pairs, D = parts.shape
     grid = (ids.shape[0] * triton.cdiv(D, COMBINE_BLOCK),)
     _combine_kernel[grid](
-        parts, ids, out, pairs, splits,
-        D=D, TOPK=ids.shape[1], EXPERTS=experts, BLOCK_D=COMBINE_BLOCK, num_warps=4, num_stages=1,
+        parts, ids, out, pairs, D=D, TOPK=ids.shape[1], EXPERTS=experts, SPLITS=splits, BLOCK_D=COMBINE_BLOCK, PDL=pdl,
+        num_warps=4, num_stages=1, **launch_options(pdl),
     )  # fmt: skip
+
+
+def launch_options(pdl: bool) -> dict[str, bool]:
+    """Options of a launch that may start while the kernel before it ends (programmatic dependent launch)."""
+    return {"launch_pdl": True} if pdl else {}
 
 
 def compile_cases() -> list[CompileCase]:
@@ -223,14 +234,16 @@ def compile_cases() -> list[CompileCase]:
         )
         for fp8 in (True, False)
     ]
-    cases.append(
+    return cases + [
         CompileCase(
             op="mxfp4_moe",
-            config="combine",
+            config=f"combine of {splits} part{'s' * (splits > 1)}",
             kernel=_combine_kernel,
-            signature={"parts": "*fp32", "ids": "*i32", "out": "*bf16", "pairs": "i32", "splits": "i32"},
-            constexprs={"D": 4096, "TOPK": 6, "EXPERTS": 256, "BLOCK_D": COMBINE_BLOCK},
+            signature={"parts": "*fp32", "ids": "*i32", "out": "*bf16", "pairs": "i32"},
+            constexprs={
+                "D": 4096, "TOPK": 6, "EXPERTS": 256, "SPLITS": splits, "BLOCK_D": COMBINE_BLOCK, "PDL": False,
+            },
             num_warps=4,
         )
-    )
-    return cases
+        for splits in (1, 2)
+    ]  # fmt: skip

@@ -193,10 +193,12 @@ def _prefill_cases() -> list[CompileCase]:
             tiles,
             {**tile, "BLOCK_H": rows},
             signature,
-            {"HAS_SINK": True, "D": HEAD_DIM},
+            {"HAS_SINK": sink, "D": HEAD_DIM},
+            "" if sink else " no sink",
         )
         for kernel, tiles, tile in kernels
         for rows in _head_blocks(tile)
+        for sink in (True, False)
     ]
 
 
@@ -215,12 +217,12 @@ def _decode_cases() -> list[CompileCase]:
     cases = []
     for kernel, tiles, tile in kernels:
         for rows in _head_blocks(tile):
-            for split, extra in ((True, 64), (True, 2), (False, 64), (False, None)):
+            for split, extra, sink in ((True, 64, True), (True, 2, True), (False, 64, True), (False, None, False)):
                 constexprs = {
-                    "HAS_SINK": True, "HAS_EXTRA": extra is not None, "SPLIT": split, "SWA_SHIFT": _shift(64),
+                    "HAS_SINK": sink, "HAS_EXTRA": extra is not None, "SPLIT": split, "SWA_SHIFT": _shift(64),
                     "EXTRA_SHIFT": _shift(extra or 1), "D": HEAD_DIM, "ROPE": _ROPE, "DATA": _DATA, "SCALES": _SCALES,
                 }  # fmt: skip
-                note = f"{' split' if split else ''} extra {extra or '-'}"
+                note = f"{' split' if split else ''} extra {extra or '-'}{'' if sink else ' no sink'}"
                 cases.append(
                     _case(
                         "sparse_attention_decode", kernel, tiles, {**tile, "BLOCK_H": rows}, signature, constexprs, note
@@ -256,5 +258,10 @@ def _merge_cases() -> list[CompileCase]:
         **dict.fromkeys(("part_acc", "part_max", "part_sum", "sink"), "*fp32"), "out": "*bf16", "lse": "*fp32",
         **dict.fromkeys(("heads", "out_heads", "splits"), "i32"),
     }  # fmt: skip
-    constexprs = {"HAS_SINK": True, "BLOCK_H": MERGE_HEADS, "BLOCK_S": MAX_SPLITS, "D": HEAD_DIM}
-    return [CompileCase("sparse_attention_decode", "merge", attention_mma.merge_kernel, signature, constexprs, 4)]
+    return [
+        CompileCase(
+            "sparse_attention_decode", f"merge{'' if sink else ' no sink'}", attention_mma.merge_kernel, signature,
+            {"HAS_SINK": sink, "BLOCK_H": MERGE_HEADS, "BLOCK_S": MAX_SPLITS, "D": HEAD_DIM}, 4,
+        )
+        for sink in (True, False)
+    ]  # fmt: skip

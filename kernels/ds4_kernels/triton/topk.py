@@ -193,9 +193,9 @@ def _check(logits: Tensor, starts: Tensor, ends: Tensor, k: int, out: Tensor) ->
 
 
 def compile_cases() -> list[CompileCase]:
-    """Flash (k = 512) and Pro (k = 1024): the forms of lengths, whole and split rows."""
+    """Flash (k = 512), Pro (k = 1024) and a larger buffer (k = 2048): the forms of lengths, whole and split rows."""
     cases = []
-    for k in (512, 1024):
+    for k in (512, 1024, 2048):
         for kind, op in ((BOUNDS, "topk_prefill"), (LENGTHS, "topk_decode"), (LAST_LENGTHS, "topk_decode")):
             cases += [_rows_case(op, kind, k, split) for split in (False, True)]
             cases.append(_merge_case(op, kind, k))
