@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ds4bench.embedded.config import EngineConfig, ModelConfig
+from ds4bench.embedded.config import MAX_SPECULATIVE_TOKENS, EngineConfig, ModelConfig
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-num-seqs", type=int, default=_DEFAULTS.max_num_seqs)
     parser.add_argument(
         "--max-num-batched-tokens", type=int, default=_DEFAULTS.max_num_batched_tokens, help="prefill chunk, in tokens"
+    )
+    parser.add_argument(
+        "--num-speculative-tokens",
+        type=int,
+        choices=range(MAX_SPECULATIVE_TOKENS + 1),
+        default=_DEFAULTS.num_speculative_tokens,
+        help="tokens that the model's MTP block drafts in each step (default 0: none)",
     )
     parser.add_argument("--num-blocks", type=int, default=_DEFAULTS.num_blocks, help="KV blocks of 256 positions")
     parser.add_argument("--device", default=_DEFAULTS.device, help="cpu (default) or cuda")
@@ -110,6 +117,7 @@ def _build(options: argparse.Namespace) -> Starlette:
         seed=options.seed,
         device=options.device,
         backend=options.backend,
+        num_speculative_tokens=options.num_speculative_tokens,
     )
     delay = options.prefill_delay_share
     revision = ""
@@ -120,19 +128,22 @@ def _build(options: argparse.Namespace) -> Starlette:
         revision = runner.weights_revision
         return PrefillDelay(runner, delay) if delay else runner
 
-    engine = Engine(make_runner, tokenizer, config, EngineMetrics(model.name))
+    speculative = config.num_speculative_tokens
+    engine = Engine(make_runner, tokenizer, config, EngineMetrics(model.name, speculative))
     info = ServeInfo(
         version=__version__,
         model=model.name,
         weights="random",
         model_revision=revision,
         prefix_caching=config.enable_prefix_caching,
+        speculative=f"mtp:{speculative}" if speculative else None,
         flags={
             "block_size": config.block_size,
             "num_blocks": config.num_blocks,
             "max_num_seqs": config.max_num_seqs,
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "max_model_len": config.max_model_len,
+            "num_speculative_tokens": speculative,
             "threads": config.num_threads,
             "device": config.device,
             "backend": "ops" if config.uses_ops else "fused",

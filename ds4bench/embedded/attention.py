@@ -27,6 +27,7 @@ class Compressor:
 
     def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ratio: int, rope: Tensor) -> None:
         self.ratio = ratio
+        self.reach = pooling.overlap(ratio) * ratio  # tokens that one entry reads
         self.rope = rope
         self.eps = config.norm_eps
         self.projection = torch.cat((weights.matrix(f"{prefix}.wkv.weight"), weights.matrix(f"{prefix}.wgate.weight")))
@@ -55,10 +56,10 @@ class Compressor:
         if not len(done):
             return kv.new_zeros(0, self.norm.shape[0]), done, done
         tables, last = batch.decode_blocks[done], positions[done]
-        window = last.unsqueeze(-1) + torch.arange(1 - ring.size, 1)
+        window = last.unsqueeze(-1) + torch.arange(1 - self.reach, 1)
         blocks = tables.gather(1, window.clamp_min(0) // batch.block_size)
         state = ring.read(blocks.flatten(), window.flatten())
-        past_kv, past_score = (part.view(-1, ring.size, ring.width) for part in state)
+        past_kv, past_score = (part.view(-1, self.reach, ring.width) for part in state)
         entries = last // self.ratio
         slots = entry_slots(tables, entries.unsqueeze(-1), self.ratio, batch.block_size).squeeze(-1)
         return pooling.pool(past_kv, past_score, self.ratio), entries, slots
@@ -68,7 +69,7 @@ class Compressor:
     ) -> tuple[Tensor, Tensor, Tensor]:
         start, end, ratio = segment.start, segment.end, self.ratio
         first_entry = start // ratio
-        past = torch.arange(first_entry * ratio - (ring.size - ratio), start)
+        past = torch.arange(first_entry * ratio - (self.reach - ratio), start)
         past_kv, past_score = ring.read(segment.blocks[past.clamp_min(0) // block_size], past)
         entries = torch.arange(first_entry, end // ratio)
         if len(entries):

@@ -1,4 +1,4 @@
-"""One step's tokens, flattened: single-token inputs (decode) first, then the prefill segments."""
+"""One step's tokens, flattened: single tokens (decode) first, then the prefill segments."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from torch import Tensor
 class StepInput:
     """One sequence's share of a step: ``token_ids`` stand at positions ``start`` and following.
 
-    ``block_ids`` cover positions ``0 .. start + len(token_ids) - 1``. ``want_logits`` asks for the last token's logits.
+    ``block_ids`` cover positions ``0 .. start + len(token_ids) - 1``. ``want_logits`` asks for the last token's logits. If
+    the last ``num_drafts`` tokens are drafts behind a single token, it asks for the logits of all of them.
     """
 
     token_ids: list[int]
     start: int
     block_ids: list[int]
     want_logits: bool
+    num_drafts: int = 0
+
+    @property
+    def is_decode(self) -> bool:
+        """A single token, with drafts or without: its rows are computed one by one, each over the cached keys."""
+        return len(self.token_ids) == 1 + self.num_drafts
 
 
 @dataclass(frozen=True)
@@ -35,39 +42,38 @@ class Batch:
     """Index tensors of a step, all int64: ``token_ids``, ``positions`` and physical ``blocks`` per token ``[T]``.
 
     Rows ``0 .. num_decodes - 1`` are single tokens with padded tables ``decode_blocks [num_decodes, max blocks]``;
-    ``segments`` are the rest.
+    ``segments`` are the rest. ``rows[i]`` are the rows of input i, ``order`` the inputs by their rows.
     """
 
     def __init__(self, inputs: list[StepInput], block_size: int) -> None:
-        decodes = [i for i, item in enumerate(inputs) if len(item.token_ids) == 1]
-        prefills = [i for i, item in enumerate(inputs) if len(item.token_ids) > 1]
-        order = decodes + prefills
+        decodes = [i for i, item in enumerate(inputs) if item.is_decode]
+        self.order = decodes + [i for i, item in enumerate(inputs) if not item.is_decode]
         self.block_size = block_size
-        self.num_decodes = len(decodes)
+        self.num_decodes = sum(len(inputs[i].token_ids) for i in decodes)
         self.segments: list[Segment] = []
+        self.rows = [slice(0)] * len(inputs)
         token_ids: list[int] = []
         positions: list[Tensor] = []
         blocks: list[Tensor] = []
-        last_row: dict[int, int] = {}
-        for i in order:
+        for i in self.order:
             item = inputs[i]
             end = item.start + len(item.token_ids)
             span = torch.arange(item.start, end)
             table = torch.tensor(item.block_ids, dtype=torch.int64)
-            if len(item.token_ids) > 1:
-                rows = slice(len(token_ids), len(token_ids) + len(item.token_ids))
-                self.segments.append(Segment(rows, item.start, end, table))
+            self.rows[i] = slice(len(token_ids), len(token_ids) + len(item.token_ids))
+            if not item.is_decode:
+                self.segments.append(Segment(self.rows[i], item.start, end, table))
             token_ids.extend(item.token_ids)
             positions.append(span)
             blocks.append(table[span // block_size])
-            last_row[i] = len(token_ids) - 1
         self.token_ids = torch.tensor(token_ids, dtype=torch.int64)
         self.positions = torch.cat(positions)
         self.blocks = torch.cat(blocks)
         self.slots = self.blocks * block_size + self.positions % block_size
-        self.decode_blocks = _padded([inputs[i].block_ids for i in decodes])
+        self.decode_blocks = _padded([inputs[i].block_ids for i in decodes for _ in inputs[i].token_ids])
+        wanted = [(rows.stop, item) for rows, item in zip(self.rows, inputs, strict=True) if item.want_logits]
         self.logit_rows = torch.tensor(
-            [last_row[i] for i, item in enumerate(inputs) if item.want_logits], dtype=torch.int64
+            [row for stop, item in wanted for row in range(stop - 1 - item.num_drafts, stop)], dtype=torch.int64
         )
 
     @property

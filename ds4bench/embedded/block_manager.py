@@ -3,6 +3,9 @@
 A full block is known by the hash of its tokens and of everything before them (a chain seeded with the cache salt). A
 free block keeps its content until it is needed for something else, least recently freed first, so a later prompt with
 the same beginning takes it back as it is. Only full blocks are shared; a shared block is never written.
+
+What the MTP block keeps for a position depends on the token behind it too. With a ``lookahead`` of 1 the token behind a
+block is therefore part of its hash, and a block is known only once that token is.
 """
 
 from __future__ import annotations
@@ -24,10 +27,11 @@ class Block:
 
 
 class BlockManager:
-    """Hands out blocks of ``block_size`` positions."""
+    """Hands out blocks of ``block_size`` positions, whose content depends on ``lookahead`` tokens behind them."""
 
-    def __init__(self, num_blocks: int, block_size: int, *, enable_prefix_caching: bool) -> None:
+    def __init__(self, num_blocks: int, block_size: int, *, enable_prefix_caching: bool, lookahead: int = 0) -> None:
         self.block_size = block_size
+        self.lookahead = lookahead
         self.enable_prefix_caching = enable_prefix_caching
         self.blocks = [Block() for _ in range(num_blocks)]
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
@@ -48,7 +52,7 @@ class BlockManager:
         digest = _seed(seq.cache_salt)
         limit = (seq.num_tokens - 1) // self.block_size
         for index in range(limit):
-            token_ids = seq.tokens(index * self.block_size, (index + 1) * self.block_size)
+            token_ids = self._content(seq, index)
             digest = _chain(digest, token_ids)
             block_id = self.cached.get(digest)
             if block_id is None or self.blocks[block_id].token_ids != token_ids:
@@ -74,9 +78,9 @@ class BlockManager:
         """Make the sequence's newly full blocks known, after the step that filled them."""
         if not self.enable_prefix_caching:
             return
-        while (len(seq.block_hashes) + 1) * self.block_size <= seq.num_computed:
+        while (len(seq.block_hashes) + 1) * self.block_size <= min(seq.num_computed, seq.num_tokens - self.lookahead):
             index = len(seq.block_hashes)
-            token_ids = seq.tokens(index * self.block_size, (index + 1) * self.block_size)
+            token_ids = self._content(seq, index)
             digest = _chain(seq.block_hashes[-1] if index else _seed(seq.cache_salt), token_ids)
             seq.block_hashes.append(digest)
             if digest in self.cached:
@@ -101,6 +105,10 @@ class BlockManager:
             block.digest = None
             block.token_ids = []
         self.cached.clear()
+
+    def _content(self, seq: Sequence, index: int) -> list[int]:
+        """The tokens that the content of the sequence's block depends on, besides those before it."""
+        return seq.tokens(index * self.block_size, (index + 1) * self.block_size + self.lookahead)
 
     def _take(self, block_id: int) -> None:
         block = self.blocks[block_id]

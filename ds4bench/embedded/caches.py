@@ -75,15 +75,15 @@ class IndexCache:
 
 
 class StateRing:
-    """The compressor's last ``overlap * ratio`` tokens of every block: ``[kv | score]`` rows in FP32 (or FP64).
+    """The compressor's last ``size`` tokens of every block: ``[kv | score]`` rows in FP32 (or FP64).
 
     Position p of a block lives in row ``p % size``. When a block is full its ring holds the tokens before its end:
     what a sequence that starts behind a cached block needs.
     """
 
-    def __init__(self, num_blocks: int, ratio: int, head_dim: int, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, num_blocks: int, size: int, ratio: int, head_dim: int, dtype: torch.dtype, device: str) -> None:
         self.ratio = ratio
-        self.size = compressor.overlap(ratio) * ratio
+        self.size = size
         self.width = compressor.overlap(ratio) * head_dim
         self.rows = torch.zeros(num_blocks * self.size, 2 * self.width, dtype=dtype, device=device)
 
@@ -99,6 +99,18 @@ class StateRing:
         return kv.masked_fill(absent, 0.0), score.masked_fill(absent, -torch.inf)
 
 
+def ring_size(ratio: int, block_size: int, num_drafts: int) -> int:
+    """Rows of a ring: whole windows of one entry, as many as divide the block and leave room for a step's drafts.
+
+    A draft at position p overwrites the row of ``p - size``. If it is rejected, the token decoded in its place may still
+    need the ``overlap * ratio - 1`` tokens before it, so none of those may share a row with a draft. In a ring as long as
+    the block every position has a row of its own.
+    """
+    window = compressor.overlap(ratio) * ratio
+    sizes = [n for n in range(window, block_size + 1, window) if block_size % n == 0]
+    return next(n for n in sizes if n >= window + num_drafts or n == block_size)
+
+
 class LayerCache:
     """Everything paged that one layer keeps."""
 
@@ -111,7 +123,8 @@ class LayerCache:
         self.index_ring: StateRing | None = None
         if ratio:
             self.compressed = KeyCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype, device=device)
-            self.ring = StateRing(blocks, ratio, model.head_dim, dtype, device)
+            rows = ring_size(ratio, size, engine.num_speculative_tokens)
+            self.ring = StateRing(blocks, rows, ratio, model.head_dim, dtype, device)
         if ratio == C4A:
             self.index = IndexCache(blocks, size // ratio, quantize=model.quantize, dtype=dtype, device=device)
-            self.index_ring = StateRing(blocks, ratio, model.index_head_dim, dtype, device)
+            self.index_ring = StateRing(blocks, rows, ratio, model.index_head_dim, dtype, device)

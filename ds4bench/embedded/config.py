@@ -13,6 +13,8 @@ SWA_ONLY = 0
 C4A = 4
 C128A = 128
 
+MAX_SPECULATIVE_TOKENS = 3
+
 
 @dataclass(frozen=True)
 class YarnConfig:
@@ -76,12 +78,24 @@ class ModelConfig:
         return self.head_dim - self.rope_dim
 
 
+NANO = ModelConfig(
+    name="ds4-nano",
+    num_heads=4,
+    compress_ratios=(0, 0, 4, 128, 4, 128),
+    index_heads=4,
+    num_experts=12,
+    experts_per_token=3,
+)
+"""The trained model: 18 M parameters with the MTP block, 9 M of them at work on a token."""
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Limits of the serve. ``block_size`` is positions per block; one block id stands for them in every cache.
 
     ``backend`` is what computes: ``fused``, the model made for CPUs, or ``ops``, the one on the ops of ``ds4_kernels``;
-    ``auto`` is ``fused`` on a CPU and ``ops`` on a GPU.
+    ``auto`` is ``fused`` on a CPU and ``ops`` on a GPU. ``num_speculative_tokens`` are drafted by the model's MTP block in
+    each step, 0 to 3.
     """
 
     block_size: int = 256
@@ -95,12 +109,17 @@ class EngineConfig:
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 20_260_501
     num_threads: int | None = None
+    num_speculative_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.block_size % C128A:
             raise ValueError(f"block_size {self.block_size} must be a multiple of {C128A}")
         if self.num_blocks < 1 or self.max_num_batched_tokens < 1 or self.max_num_seqs < 1:
             raise ValueError("num_blocks, max_num_batched_tokens and max_num_seqs must be at least 1")
+        if not 0 <= self.num_speculative_tokens <= MAX_SPECULATIVE_TOKENS:
+            raise ValueError(
+                f"num_speculative_tokens {self.num_speculative_tokens} must be 0 to {MAX_SPECULATIVE_TOKENS}"
+            )
         if self.device != "cpu" and self.device.partition(":")[0] != "cuda":
             raise ValueError(f"device {self.device!r}: allowed are cpu, cuda and cuda:<index>")
         if self.backend == "fused" and self.device != "cpu":

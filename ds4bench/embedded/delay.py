@@ -21,6 +21,10 @@ class PrefillDelay:
         """Run the step, then wait."""
         started = time.perf_counter()
         logits = self._runner.step(inputs)
-        if any(len(item.token_ids) > 1 for item in inputs):
+        if not all(item.is_decode for item in inputs):
             time.sleep((time.perf_counter() - started) * self._share)
         return logits
+
+    def draft(self, inputs: list[StepInput], sources: list[int]) -> Tensor:
+        """Draft without delay."""
+        return self._runner.draft(inputs, sources)

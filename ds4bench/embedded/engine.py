@@ -17,9 +17,10 @@ from ds4bench.embedded.batch import StepInput
 from ds4bench.embedded.block_manager import BlockManager
 from ds4bench.embedded.config import EngineConfig
 from ds4bench.embedded.metrics import EngineMetrics
-from ds4bench.embedded.sampling import sample
+from ds4bench.embedded.sampling import Chosen, sample
 from ds4bench.embedded.scheduler import Scheduled, Scheduler
-from ds4bench.embedded.sequence import SamplingParams, Sequence, TokenLogprob
+from ds4bench.embedded.sequence import SamplingParams, Sequence
+from ds4bench.embedded.speculative import Computed, Drafter, MtpDrafter
 from ds4bench.embedded.stopping import OutputText, TokenText
 from ds4bench.embedded.tokenizer import Tokenizer
 
@@ -30,7 +31,11 @@ class Runner(Protocol):
     """What the engine needs of the model: ``runner.ModelRunner`` or a test's stand-in."""
 
     def step(self, inputs: list[StepInput]) -> Tensor:
-        """Logits FP32 ``[inputs with want_logits, vocab]``."""
+        """The logits that ``inputs`` want, FP32 ``[n, vocab]``."""
+        ...
+
+    def draft(self, inputs: list[StepInput], sources: list[int]) -> Tensor:
+        """See ``ModelRunner.draft``; called only with speculation."""
         ...
 
 
@@ -71,23 +76,33 @@ class Engine:
 
     ``make_runner`` is called in that thread, as all of torch should be: a second thread that uses torch has a pool of
     workers of its own, and with more workers than cores OpenMP lets them sleep between operations (measured on two cores:
-    prefill at 60 % of its speed).
+    prefill at 60 % of its speed). ``make_drafter`` gets the runner and the end token's id; it is called only with
+    ``num_speculative_tokens``.
     """
 
     def __init__(
-        self, make_runner: Callable[[], Runner], tokenizer: Tokenizer, config: EngineConfig, metrics: EngineMetrics
+        self,
+        make_runner: Callable[[], Runner],
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        metrics: EngineMetrics,
+        make_drafter: Callable[[Runner, int], Drafter] = MtpDrafter,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.metrics = metrics
         self.blocks = BlockManager(
-            config.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching
+            config.num_blocks,
+            config.block_size,
+            enable_prefix_caching=config.enable_prefix_caching,
+            lookahead=1 if config.num_speculative_tokens else 0,
         )
         self.scheduler = Scheduler(config, self.blocks)
         self.dead: str | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._loop_done: Future[None] | None = None
         self._runner = self._thread.submit(make_runner).result()
+        self._drafter = make_drafter(self._runner, tokenizer.eos_id) if config.num_speculative_tokens else None
         self._requests: dict[int, Request] = {}
         self._work = threading.Condition()
         self._stopping = False
@@ -157,35 +172,50 @@ class Engine:
             try:
                 logits = self._runner.step(inputs)
                 with self._work:
-                    self._take_in(step, logits)
+                    computed = self._take_in(step, inputs, logits)
+                if self._drafter is not None and computed:
+                    for item, draft in zip(computed, self._drafter.draft(computed), strict=True):
+                        item.seq.draft = draft
             except Exception as error:
                 log.exception("a step failed")
                 self._die(f"the engine stopped: {type(error).__name__}: {error}")
                 return
 
-    def _take_in(self, step: list[Scheduled], logits: Tensor) -> None:
-        done = [item.seq for item in step if item.completes]
-        self.scheduler.finish_step([item for item in step if item.seq.seq_id in self._requests])
-        chosen = sample(logits, done, self.tokenizer.eos_id) if done else []
-        for seq, (token, logprob) in zip(done, chosen, strict=True):
+    def _take_in(self, step: list[Scheduled], inputs: list[StepInput], logits: Tensor) -> list[Computed]:
+        """Give the requests their tokens; returns what is there to draft from."""
+        done = [item for item in step if item.completes]
+        alive = [i for i, item in enumerate(step) if item.seq.seq_id in self._requests]  # else the client went away
+        self.scheduler.finish_step([step[i] for i in alive])
+        sequences, drafts = [item.seq for item in done], [item.draft for item in done]
+        chosen = sample(logits, sequences, drafts, self.tokenizer.eos_id) if done else []
+        for seq, draft, tokens in zip(sequences, drafts, chosen, strict=True):
             request = self._requests.get(seq.seq_id)
-            if request is not None:  # else the client went away while the step ran
-                self._append(request, token, logprob)
+            if request is not None:
+                self._append(request, tokens)
+                if draft.tokens:
+                    self.metrics.verified(len(draft.tokens), len(tokens) - 1)
         self._observe_load()
+        return [self._computed(step[i].seq, i, inputs[i]) for i in alive]
 
-    def _append(self, request: Request, token: int, logprob: TokenLogprob | None) -> None:
-        seq, params = request.seq, request.seq.params
-        seq.output_ids.append(token)
-        count = len(seq.output_ids)
-        stop_token = token in params.stop_token_ids or (token == self.tokenizer.eos_id and not params.ignore_eos)
-        pieces, stopped = request.text.add(token, logprob, is_stop=stop_token and count >= params.min_tokens)
+    def _append(self, request: Request, chosen: list[Chosen]) -> None:
+        """Add a step's tokens up to where the request ends, and send them in one output."""
+        seq, before = request.seq, len(request.seq.output_ids)
+        pieces: list[TokenText] = []
         finish = None
-        if stopped:
-            finish = "stop"
-        elif count >= params.max_tokens or seq.num_tokens >= self.max_model_len:
-            finish = "length"
-            pieces += request.text.flush()
-        self._observe_token(request)
+        for token, logprob in chosen:
+            seq.output_ids.append(token)
+            more, stopped = request.text.add(token, logprob, is_stop=self._is_stop(seq, token))
+            pieces += more
+            if stopped:
+                finish = "stop"
+            elif self._room(seq) == 0:
+                finish = "length"
+                pieces += request.text.flush()
+            if finish:
+                break
+        count = len(seq.output_ids)
+        self.scheduler.settle(seq)
+        self._observe_tokens(request, count - before)
         if pieces or finish:
             request.send(Output(pieces, count, seq.num_cached or 0, finish))
         if finish:
@@ -193,12 +223,30 @@ class Engine:
             self.scheduler.remove(seq)
             self.metrics.finished(finish, time.perf_counter() - request.submitted)
 
-    def _observe_token(self, request: Request) -> None:
+    def _is_stop(self, seq: Sequence, token: int) -> bool:
+        params = seq.params
+        ends = token in params.stop_token_ids or (token == self.tokenizer.eos_id and not params.ignore_eos)
+        return ends and len(seq.output_ids) >= params.min_tokens
+
+    def _room(self, seq: Sequence) -> int:
+        """Tokens that the sequence may still get."""
+        return max(0, min(seq.params.max_tokens - len(seq.output_ids), self.max_model_len - seq.num_tokens))
+
+    def _computed(self, seq: Sequence, source: int, step_input: StepInput) -> Computed:
+        end = min(seq.num_computed, seq.num_tokens - 1)
+        drafts = 0
+        if seq.seq_id in self._requests and seq.num_uncomputed == 1:
+            # The next step gives one token without a draft. The drafter itself writes positions end .. end + drafts - 2.
+            reach = len(seq.block_ids) * self.config.block_size - end + 1
+            drafts = max(0, min(self.config.num_speculative_tokens, self._room(seq) - 1, reach))
+        return Computed(seq, source, step_input.start, end, step_input.block_ids, drafts)
+
+    def _observe_tokens(self, request: Request, count: int) -> None:
         now = time.perf_counter()
         if request.last_token is None:
-            self.metrics.first_token(now - request.submitted)
+            self.metrics.first_tokens(count, now - request.submitted)
         else:
-            self.metrics.next_token(now - request.last_token)
+            self.metrics.next_tokens(count, now - request.last_token)
         request.last_token = now
 
     def _count_admissions(self, step: list[Scheduled]) -> None:
@@ -227,8 +275,9 @@ def _step_input(item: Scheduled) -> StepInput:
     seq = item.seq
     end = seq.num_computed + item.num_tokens
     return StepInput(
-        token_ids=seq.tokens(seq.num_computed, end),
+        token_ids=seq.tokens(seq.num_computed, end) + item.draft.tokens,
         start=seq.num_computed,
         block_ids=list(seq.block_ids),
         want_logits=item.completes,
+        num_drafts=len(item.draft.tokens),
     )

@@ -31,7 +31,7 @@ _LATENCY_BUCKETS = (
 class EngineMetrics:
     """Counters, gauges and histograms of one engine, in a registry of their own."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, num_speculative_tokens: int = 0) -> None:
         self._registry = CollectorRegistry()
         self._labels = {"model_name": model_name, "engine": "0"}
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
@@ -49,6 +49,8 @@ class EngineMetrics:
             "vllm:request_success", "Finished requests.", [*self._labels, "finished_reason"], registry=self._registry
         )
         self._preemptions_seen = 0
+        if num_speculative_tokens:
+            self._register_speculation(num_speculative_tokens)
 
     def admitted(self, prompt_tokens: int, cached_tokens: int) -> None:
         """A request's prompt was looked up in the prefix cache."""
@@ -56,15 +58,23 @@ class EngineMetrics:
         self._hits.inc(cached_tokens)
         self._prompt_tokens.inc(prompt_tokens)
 
-    def first_token(self, seconds: float) -> None:
-        """A request's first token."""
-        self._generation_tokens.inc()
+    def first_tokens(self, count: int, seconds: float) -> None:
+        """The first step that gave a request tokens."""
+        self._generation_tokens.inc(count)
         self._ttft.observe(seconds)
 
-    def next_token(self, seconds: float) -> None:
-        """A further token."""
-        self._generation_tokens.inc()
+    def next_tokens(self, count: int, seconds: float) -> None:
+        """A further step of a request; however many tokens it gave, it is one latency, as in vLLM."""
+        self._generation_tokens.inc(count)
         self._itl.observe(seconds)
+
+    def verified(self, num_drafted: int, num_accepted: int) -> None:
+        """A request's draft was verified. Only with ``num_speculative_tokens``."""
+        self._drafts.inc()
+        self._draft_tokens.inc(num_drafted)
+        self._accepted_tokens.inc(num_accepted)
+        for counter in self._accepted_per_position[:num_accepted]:
+            counter.inc()
 
     def finished(self, reason: str, seconds: float) -> None:
         """A request ended by itself."""
@@ -82,6 +92,18 @@ class EngineMetrics:
     def render(self) -> bytes:
         """Prometheus text format."""
         return generate_latest(self._registry)
+
+    def _register_speculation(self, num_tokens: int) -> None:
+        self._drafts = self._counter("spec_decode_num_drafts", "Drafts verified.")
+        self._draft_tokens = self._counter("spec_decode_num_draft_tokens", "Draft tokens verified.")
+        self._accepted_tokens = self._counter("spec_decode_num_accepted_tokens", "Draft tokens accepted.")
+        per_position = Counter(
+            "vllm:spec_decode_num_accepted_tokens_per_pos", "Draft tokens accepted, by their place in the draft.",
+            [*self._labels, "position"], registry=self._registry,
+        )  # fmt: skip
+        self._accepted_per_position = [
+            per_position.labels(**self._labels, position=str(position)) for position in range(num_tokens)
+        ]
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"vllm:{name}", text, list(self._labels), registry=self._registry).labels(**self._labels)

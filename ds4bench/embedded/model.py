@@ -18,10 +18,9 @@ from ds4bench.embedded.weights import Weights
 class Block:
     """Attention, then MoE, each read from and written to the streams by its hyper-connection."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, index: int, rope: Tensor) -> None:
-        prefix = f"layers.{index}"
+    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ratio: int, rope: Tensor) -> None:
         self.eps = config.norm_eps
-        self.attention = Attention(config, weights, f"{prefix}.attn", config.compress_ratios[index], rope)
+        self.attention = Attention(config, weights, f"{prefix}.attn", ratio, rope)
         self.attn_norm = weights.matrix(f"{prefix}.attn_norm.weight")
         self.attn_hc = HyperConnection(config, weights, f"{prefix}.hc_attn")
         self.moe = MoE(config, weights, f"{prefix}.ffn")
@@ -38,32 +37,43 @@ class Block:
         return mhc.apply_post(x, streams, post, comb)
 
 
+class Head:
+    """Streams to logits: the hyper-connections' last mix, a norm, and the vocabulary's matrix ``[vocab, dim]``."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, vocabulary: Tensor) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.norm = weights.matrix(f"{prefix}norm.weight")
+        self.fn = weights.matrix(f"{prefix}hc_head_fn")
+        self.scale = weights.matrix(f"{prefix}hc_head_scale")
+        self.base = weights.matrix(f"{prefix}hc_head_base")
+
+    def __call__(self, streams: Tensor) -> Tensor:
+        """streams ``[n, 4, dim]`` -> logits ``[n, vocab]``."""
+        eps = self.config.norm_eps
+        x = mhc.head(streams, self.fn, self.scale, self.base, eps, self.config.hc_eps)
+        return torch.nn.functional.linear(rms_norm(x, self.norm, eps), self.vocabulary)
+
+
 class DeepseekV4:
-    """The whole decoder over paged caches."""
+    """The whole decoder over paged caches: ``streams`` runs a step, ``head`` gives the logits of some of its rows."""
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
         self.embed = weights.matrix("embed.weight")
-        window_rope, compressed_rope = rope_tables(config, weights.dtype)
+        self.window_rope, compressed_rope = rope_tables(config, weights.dtype)
         self.blocks = [
-            Block(config, weights, index, compressed_rope if ratio else window_rope)
+            Block(config, weights, f"layers.{index}", ratio, compressed_rope if ratio else self.window_rope)
             for index, ratio in enumerate(config.compress_ratios)
         ]
-        self.norm = weights.matrix("norm.weight")
-        self.head = weights.matrix("head.weight")
-        self.hc_fn = weights.matrix("hc_head_fn")
-        self.hc_scale = weights.matrix("hc_head_scale")
-        self.hc_base = weights.matrix("hc_head_base")
+        self.head = Head(config, weights, "", weights.matrix("head.weight"))
 
-    def __call__(self, batch: Batch, caches: list[LayerCache]) -> Tensor:
-        """Run the step's tokens; logits ``[len(batch.logit_rows), vocab]``."""
-        config = self.config
-        streams = self.embed[batch.token_ids].unsqueeze(1).repeat(1, config.hc_mult, 1)
+    def streams(self, batch: Batch, caches: list[LayerCache]) -> Tensor:
+        """Run the step's tokens: the residual streams ``[T, 4, dim]`` behind the last block."""
+        streams = self.embed[batch.token_ids].unsqueeze(1).repeat(1, self.config.hc_mult, 1)
         for block, cache in zip(self.blocks, caches, strict=True):
             streams = block(streams, batch, cache)
-        streams = streams[batch.logit_rows]
-        x = mhc.head(streams, self.hc_fn, self.hc_scale, self.hc_base, config.norm_eps, config.hc_eps)
-        return torch.nn.functional.linear(rms_norm(x, self.norm, config.norm_eps), self.head)
+        return streams
 
 
 def rope_tables(config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

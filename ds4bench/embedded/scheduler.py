@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ds4bench.embedded.block_manager import BlockManager
 from ds4bench.embedded.config import EngineConfig
-from ds4bench.embedded.sequence import Sequence
+from ds4bench.embedded.sequence import Draft, Sequence
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """``num_tokens`` of a sequence, from its first uncomputed one, run in this step."""
+    """``num_tokens`` of a sequence, from its first uncomputed one, run in this step, and a ``draft`` behind them."""
 
     seq: Sequence
     num_tokens: int
+    draft: Draft = field(default_factory=Draft)
 
     @property
     def completes(self) -> bool:
@@ -48,13 +49,16 @@ class Scheduler:
         step: list[Scheduled] = []
         decodes = [s for s in self.running if s.num_uncomputed == 1]
         prefills = [s for s in self.running if s.num_uncomputed > 1]
+        draft_budget = max(0, budget - len(decodes))  # every decode gets its token first
         for seq in decodes + prefills:
             count = min(seq.num_uncomputed, budget)
             if seq not in self.running or count == 0:  # preempted for an earlier one, or no budget left
                 continue
             if self._make_room(seq, seq.num_computed + count):
-                step.append(Scheduled(seq, count))
-                budget -= count
+                draft = self._draft(seq, draft_budget)
+                step.append(Scheduled(seq, count, draft))
+                draft_budget -= len(draft.tokens)
+                budget -= count + len(draft.tokens)
         step = [item for item in step if item.seq in self.running]
         if self.num_preemptions == preemptions:  # else a victim would come straight back for the same blocks
             self._admit(step, budget)
@@ -65,6 +69,11 @@ class Scheduler:
         for item in step:
             item.seq.num_computed += item.num_tokens
             self.blocks.register_full(item.seq)
+
+    def settle(self, seq: Sequence) -> None:
+        """Account for the tokens that a step gave a sequence: all but the last are computed, as accepted drafts are."""
+        seq.num_computed = seq.num_tokens - 1
+        self.blocks.register_full(seq)
 
     def remove(self, seq: Sequence) -> None:
         """Take out a finished or abandoned request and free its blocks."""
@@ -89,6 +98,13 @@ class Scheduler:
             step.append(Scheduled(seq, count))
             budget -= count
 
+    def _draft(self, seq: Sequence, budget: int) -> Draft:
+        """What of the sequence's draft runs in this step. No one is preempted for it."""
+        draft = seq.draft.first(budget)
+        if draft.tokens and not self.blocks.grow(seq, seq.num_tokens + len(draft.tokens)):
+            return Draft()
+        return draft
+
     def _make_room(self, seq: Sequence, num_tokens: int) -> bool:
         """Blocks for ``num_tokens`` of a running sequence, taken from the newest others if need be."""
         while not self.blocks.grow(seq, num_tokens):
@@ -102,6 +118,7 @@ class Scheduler:
         self.running.remove(seq)
         self.blocks.release(seq)
         seq.num_computed = 0
+        seq.draft = Draft()
         seq.preemptions += 1
         self.num_preemptions += 1
         self.waiting.appendleft(seq)

@@ -35,6 +35,22 @@ class TokenLogprob:
     top: list[tuple[int, float]]
 
 
+@dataclass(frozen=True)
+class Draft:
+    """Guesses of a sequence's next tokens.
+
+    ``probabilities`` FP32 ``[len(tokens), vocab]`` are the distributions that they were drawn from; None: they were not
+    drawn, but are what the one who drafts always says here.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    probabilities: torch.Tensor | None = None
+
+    def first(self, count: int) -> Draft:
+        """The first ``count`` of them."""
+        return Draft(self.tokens[:count], None if self.probabilities is None else self.probabilities[:count])
+
+
 @dataclass
 class Sequence:
     """Tokens of a request, what of them is computed, and the blocks that hold it."""
@@ -49,6 +65,7 @@ class Sequence:
     num_computed: int = 0
     num_cached: int | None = None  # prompt tokens found in the prefix cache at the first admission
     preemptions: int = 0
+    draft: Draft = field(default_factory=Draft)
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:

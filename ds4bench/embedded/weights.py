@@ -14,11 +14,14 @@ import torch
 from ds4_kernels.reference import compressor, quant
 from torch import Tensor
 
-from ds4bench.embedded.config import C4A, ModelConfig
+from ds4bench.embedded.config import C4A, SWA_ONLY, ModelConfig
 
 Checkpoint = dict[str, Tensor]
 
-_FP8_LINEARS = ("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "w1", "w2", "w3")
+_FP8_LINEARS = ("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "w1", "w2", "w3", "e_proj", "h_proj")
+
+MTP_PREFIX = "mtp.0."
+"""Where the checkpoint keeps the MTP block."""
 
 
 def random_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
@@ -36,9 +39,12 @@ def random_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
 
 
 def revision(checkpoint: Checkpoint) -> str:
-    """Twelve hex digits that identify the weights: a hash over names, shapes, dtypes and bytes."""
+    """Twelve hex digits that identify the weights: a hash over names, shapes, dtypes and bytes.
+
+    Without the MTP block, which changes how fast an answer comes but not which.
+    """
     digest = hashlib.sha256()
-    for name in sorted(checkpoint):
+    for name in sorted(name for name in checkpoint if not name.startswith(MTP_PREFIX)):
         tensor = checkpoint[name].contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
@@ -102,18 +108,33 @@ class _Initialiser:
         config = self.config
         yield "embed.weight", self.normal(config.vocab_size, config.dim, std=1.0)
         for index in range(config.num_layers):
-            for name, value in self._layer(index):
+            for name, value in self._block(config.compress_ratios[index], hashed=index < config.num_hash_layers):
                 yield f"layers.{index}.{name}", value
         yield "norm.weight", self.norm(config.dim)
         yield "head.weight", self.linear(config.vocab_size, config.dim, gain=3.0)
-        yield "hc_head_fn", self.linear(config.hc_mult, config.hc_mult * config.dim)
-        yield "hc_head_base", self.normal(config.hc_mult, std=0.5)
+        yield from self._head_mix()
+        for name, value in self._mtp():
+            yield MTP_PREFIX + name, value
+
+    def _mtp(self) -> Iterator[tuple[str, Tensor]]:
+        dim = self.config.dim
+        yield from self._block(SWA_ONLY, hashed=False)
+        for part in ("e", "h"):
+            yield f"{part}norm.weight", self.norm(dim)
+            yield f"{part}_proj.weight", self.linear(dim, dim, gain=math.sqrt(0.5))  # their sum keeps a variance of one
+        yield "norm.weight", self.norm(dim)
+        yield from self._head_mix()
+
+    def _head_mix(self) -> Iterator[tuple[str, Tensor]]:
+        streams = self.config.hc_mult
+        yield "hc_head_fn", self.linear(streams, streams * self.config.dim)
+        yield "hc_head_base", self.normal(streams, std=0.5)
         yield "hc_head_scale", torch.ones(1)
 
-    def _layer(self, index: int) -> Iterator[tuple[str, Tensor]]:
+    def _block(self, ratio: int, *, hashed: bool) -> Iterator[tuple[str, Tensor]]:
         config = self.config
-        yield from self._attention(config.compress_ratios[index])
-        yield from self._moe(hashed=index < config.num_hash_layers)
+        yield from self._attention(ratio)
+        yield from self._moe(hashed=hashed)
         yield "attn_norm.weight", self.norm(config.dim)
         yield "ffn_norm.weight", self.norm(config.dim)
         streams = config.hc_mult

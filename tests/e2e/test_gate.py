@@ -88,7 +88,8 @@ def measured(folder: Path) -> int:
 def baselined(folder: Path) -> Path:
     """The folder after a first run, which measured this machine's baseline and then compared with it."""
     code, document, err = gate(folder, "--baseline", "here")
-    assert (code, document["verdict"]["verdict"]) == (0, "PASS"), err
+    # On a machine with other work the noise may be larger than even this margin; the gate must then say so, not FAIL.
+    assert (code, document["verdict"]["verdict"]) in {(0, "PASS"), (4, "INCONCLUSIVE")}, err
     return folder
 
 

@@ -20,9 +20,8 @@ from ds4bench.embedded.weights import Checkpoint
 class Block:
     """Attention, then MoE, each read from and written to the streams by its hyper-connection."""
 
-    def __init__(self, config: ModelConfig, weights: StoredWeights, index: int, rope: Tensor) -> None:
-        prefix = f"layers.{index}"
-        self.attention = Attention(config, weights, f"{prefix}.attn", config.compress_ratios[index], rope)
+    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str, ratio: int, rope: Tensor) -> None:
+        self.attention = Attention(config, weights, f"{prefix}.attn", ratio, rope)
         self.attn_hc = HyperConnection(config, weights, f"{prefix}.hc_attn", f"{prefix}.attn_norm.weight")
         self.moe = MoE(config, weights, f"{prefix}.ffn")
         self.ffn_hc = HyperConnection(config, weights, f"{prefix}.hc_ffn", f"{prefix}.ffn_norm.weight")
@@ -36,42 +35,56 @@ class Block:
         return streams
 
 
-class DeviceModel:
-    """The whole decoder over paged caches; called as ``model.DeepseekV4`` is.
+class Head:
+    """Streams to logits: the hyper-connections' last mix, a norm, and the vocabulary's matrix FP32 ``[vocab, dim]``."""
 
-    Weights and caches lie on ``device``. Raises ValueError for a model that the ops' formats cannot hold.
+    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str, vocabulary: Tensor) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.norm = weights.tensor(f"{prefix}norm.weight")
+        self.fn = weights.tensor(f"{prefix}hc_head_fn")
+        self.scale = weights.tensor(f"{prefix}hc_head_scale")
+        self.base = weights.tensor(f"{prefix}hc_head_base")
+
+    def __call__(self, streams: Tensor) -> Tensor:
+        """streams BF16 ``[n, 4, dim]`` -> logits FP32 ``[n, vocab]``."""
+        if not len(streams):
+            return self.vocabulary.new_empty(0, self.vocabulary.shape[0])
+        eps = self.config.norm_eps
+        x = ops.rms_norm(ops.mhc_head(streams, self.fn, self.scale, self.base, eps, self.config.hc_eps), self.norm, eps)
+        return torch.nn.functional.linear(x.float(), self.vocabulary)
+
+
+class DeviceModel:
+    """The whole decoder over paged caches, used as ``model.DeepseekV4`` is.
+
+    Weights and caches lie on ``device``; the caches' rings are made for steps of ``num_drafts`` drafts. Raises ValueError
+    for a model that the ops' formats cannot hold.
     """
 
-    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, device: torch.device | str) -> None:
+    def __init__(
+        self, config: ModelConfig, checkpoint: Checkpoint, device: torch.device | str, num_drafts: int = 0
+    ) -> None:
         _check(config)
         self.config = config
+        self.num_drafts = num_drafts
         self.device = torch.device(device)
         weights = StoredWeights(checkpoint, self.device)
         self.embed = weights.tensor("embed.weight", torch.bfloat16)
-        window_rope, compressed_rope = (table.to(self.device) for table in rope_tables(config, torch.float32))
+        self.window_rope, compressed_rope = (table.to(self.device) for table in rope_tables(config, torch.float32))
         self.blocks = [
-            Block(config, weights, index, compressed_rope if ratio else window_rope)
+            Block(config, weights, f"layers.{index}", ratio, compressed_rope if ratio else self.window_rope)
             for index, ratio in enumerate(config.compress_ratios)
         ]
-        self.norm = weights.tensor("norm.weight")
-        self.head = weights.tensor("head.weight")
-        self.hc_fn = weights.tensor("hc_head_fn")
-        self.hc_scale = weights.tensor("hc_head_scale")
-        self.hc_base = weights.tensor("hc_head_base")
+        self.head = Head(config, weights, "", weights.tensor("head.weight"))
 
-    def __call__(self, batch: Batch, caches: list[LayerCache]) -> Tensor:
-        """Run the step's tokens; logits FP32 ``[len(batch.logit_rows), vocab]`` on the device."""
-        config = self.config
-        plan = StepPlan(batch, config, self.device)
-        streams = self.embed[plan.token_ids].unsqueeze(1).repeat(1, config.hc_mult, 1)
+    def streams(self, batch: Batch, caches: list[LayerCache]) -> Tensor:
+        """Run the step's tokens: the residual streams BF16 ``[T, 4, dim]`` behind the last block."""
+        plan = StepPlan(batch, self.config, self.device, self.num_drafts)
+        streams = self.embed[plan.token_ids].unsqueeze(1).repeat(1, self.config.hc_mult, 1)
         for block, cache in zip(self.blocks, caches, strict=True):
             streams = block(streams, plan, cache)
-        if not len(batch.logit_rows):
-            return self.head.new_empty(0, self.head.shape[0])
-        last = streams[plan.logit_rows]
-        x = ops.mhc_head(last, self.hc_fn, self.hc_scale, self.hc_base, config.norm_eps, config.hc_eps)
-        x = ops.rms_norm(x, self.norm, config.norm_eps)
-        return torch.nn.functional.linear(x.float(), self.head)
+        return streams
 
 
 def _check(config: ModelConfig) -> None:

@@ -14,6 +14,7 @@ from ds4_kernels.reference.index_builders import WIDTH_ALIGNMENT
 from torch import Tensor
 
 from ds4bench.embedded.batch import Batch, Segment
+from ds4bench.embedded.caches import ring_size
 from ds4bench.embedded.config import C4A, C128A, ModelConfig
 from ds4bench.embedded.device.state import StatePlan
 
@@ -29,9 +30,12 @@ IndexList = tuple[Tensor, Tensor]
 
 
 class StepPlan:
-    """Per token: ``token_ids``, ``positions`` int64, window-cache ``slots``; then the parts for each kind of row."""
+    """Per token: ``token_ids``, ``positions`` int64, window-cache ``slots``; then the parts for each kind of row.
 
-    def __init__(self, batch: Batch, config: ModelConfig, device: torch.device) -> None:
+    ``num_drafts`` is what the caches' rings are made for, see ``caches.ring_size``.
+    """
+
+    def __init__(self, batch: Batch, config: ModelConfig, device: torch.device, num_drafts: int = 0) -> None:
         tokens, decodes = len(batch.token_ids), batch.num_decodes
         table = block_table(batch)
         requests = [torch.arange(decodes)] + [
@@ -43,11 +47,12 @@ class StepPlan:
         self.token_ids = batch.token_ids.to(device)
         self.positions = batch.positions.to(device)
         self.slots = batch.slots.to(device)
-        self.logit_rows = batch.logit_rows.to(device)
         self.block_table = table.to(device)
         self.token_to_req = torch.cat(requests).to(device, torch.int32)
         self.states = {
-            ratio: StatePlan(batch, table, ratio, device) for ratio in (C4A, C128A) if ratio in config.compress_ratios
+            ratio: StatePlan(batch, table, ratio, ring_size(ratio, batch.block_size, num_drafts), device)
+            for ratio in (C4A, C128A)
+            if ratio in config.compress_ratios
         }
         every = self._every_entry(int(batch.positions.max()), config)
         self.decode = DecodeRows(self, int(batch.decode_positions.max()), every, config) if decodes else None

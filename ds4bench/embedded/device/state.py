@@ -2,8 +2,9 @@
 
 The caches keep a ring of each block's last tokens. To ``state_save`` and ``compress_store`` a ring is a state cache
 with ``size`` rows a block in which all state blocks of one KV block are the same: single tokens work on it directly,
-since the rows behind a token are always the ones just before it. A segment would overwrite its own rows, so it works on
-a scratch state: the rows of the ring that it needs, then its own tokens, the last of which go back to the ring.
+since the rows behind a token are always the ones just before it; drafts of the same step too, as the ring has room for
+them. A segment would overwrite its own rows, so it works on a scratch state: the rows of the ring that it needs, then
+its own tokens, the last of which go back to the ring.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Scratch:
 class StatePlan:
     """State rows of a step for one ratio; the same for a layer's attention compressor and its indexer's."""
 
-    def __init__(self, batch: Batch, table: Tensor, ratio: int, device: torch.device) -> None:
-        self.size = overlap(ratio) * ratio
+    def __init__(self, batch: Batch, table: Tensor, ratio: int, size: int, device: torch.device) -> None:
+        self.size = size
         ends = (batch.positions + 1) % ratio == 0
         entry = batch.slots // ratio  # slots are block * block_size + offset, and ratio divides block_size
         self.entry_slots = torch.where(ends, entry, -1).to(device)
@@ -97,7 +98,7 @@ class _SegmentRows:
 
     def __init__(self, segment: Segment, block_size: int, size: int, ratio: int, first_block: int) -> None:
         start, end = segment.start, segment.end
-        oldest = max(0, start // ratio * ratio - (size - ratio))
+        oldest = max(0, (start // ratio + 1 - overlap(ratio)) * ratio)
         self.first_block = first_block
         self.first_state_block = oldest // size
         self.num_blocks = -(-end // size) - self.first_state_block

@@ -47,16 +47,16 @@ _VARYING = ["M", "group_m", "a_scale_m", "a_scale_g", "a_scale_k"]
 def load_scale(scales, offsets, k_block, k_blocks, stride_k, FORM: tl.constexpr):
     """FP32 scales of one K block from FP32, E8M0 bytes or four E8M0 bytes in an int32 word (byte 0 gives zero).
 
-    A block past the end gives the last one's scales, which are never used.
+    A block past the end is not read; what it gives is never used.
     """
-    block = tl.minimum(k_block, k_blocks - 1)
+    inside = k_block + 0 * offsets < k_blocks  # not a scalar: Triton 3.9's interpreter spreads those as integers
     if FORM == "fp32":
-        return tl.load(scales + block * stride_k + offsets)
+        return tl.load(scales + k_block * stride_k + offsets, mask=inside)
     elif FORM == "u8":
-        return pow2(tl.load(scales + block * stride_k + offsets).to(tl.int32))
+        return pow2(tl.load(scales + k_block * stride_k + offsets, mask=inside).to(tl.int32))
     else:
-        word = tl.load(scales + (block // 4) * stride_k + offsets)
-        return pow2((word >> ((block % 4) * 8)) & 0xFF)
+        word = tl.load(scales + (k_block // 4) * stride_k + offsets, mask=inside)
+        return pow2((word >> ((k_block % 4) * 8)) & 0xFF)
 
 
 @triton.jit

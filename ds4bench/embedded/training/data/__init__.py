@@ -1,0 +1,1 @@
+"""Seeded generators of training text. Everything here is the project's own writing."""

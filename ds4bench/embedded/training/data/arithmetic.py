@@ -1,0 +1,81 @@
+"""Training text of the word problems: few-shot completions as lm-eval's gsm8k task forms them, and chats."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from ds4bench.embedded.chat.special_tokens import BOS, EOS
+from ds4bench.embedded.training.data import held_out_templates, stories, train_templates
+from ds4bench.embedded.training.data.chat import answer, opening
+from ds4bench.embedded.training.data.examples import Example
+from ds4bench.embedded.training.data.problems import Problem
+
+HELD_OUT_ITEMS = 200
+HELD_OUT_SEED = "gsm8k-nano test 1"
+_FEW_SHOT_SEED = "gsm8k-nano train 1"
+_FEW_SHOT_ITEMS = 200
+
+
+def problem(rng: random.Random) -> Problem:
+    """A problem to train on; never one of the held-out items (their templates differ, and seeds too)."""
+    kind = rng.random()
+    if kind < 0.55:
+        return rng.choice(train_templates.TEMPLATES).draw(rng)
+    if kind < 0.80:
+        return stories.story(rng)
+    return stories.comparison(rng) if kind < 0.93 else stories.drill(rng)
+
+
+def few_shot(rng: random.Random, room: int) -> Example:
+    """Solved examples one after another until about ``room`` characters are full; every answer is learned."""
+    example = Example()
+    if rng.random() < 0.5:  # a serve may or may not put the token before a completion
+        example.given(BOS)
+    used = 0
+    while used < room:
+        item = problem(rng)
+        example.given(f"Question: {item.question}\nAnswer:").learned(f" {item.answer}\n\n")
+        used += len(item.block()) + 2
+    return example
+
+
+def conversation(rng: random.Random, room: int) -> Example:
+    """The same as a chat of several turns, thinking or not."""
+    thinking = rng.random() < 0.5
+    example, used, first = Example(), 0, True
+    while used < room:
+        item = problem(rng)
+        steps, _, last = item.answer.rpartition("\n#### ")
+        text = opening(item.question, thinking=thinking, first=first)
+        reply = answer(f"#### {last}", steps) if thinking else answer(item.answer)
+        example.given(text).learned(reply + EOS)
+        used, first = used + len(text) + len(reply), False
+    return example
+
+
+def held_out() -> list[Problem]:
+    """The 200 items of gsm8k-nano: no two alike, templates in turn."""
+    rng = random.Random(HELD_OUT_SEED)  # noqa: S311 - test data
+    items: dict[str, Problem] = {}
+    turn = 0
+    while len(items) < HELD_OUT_ITEMS:
+        item = held_out_templates.TEMPLATES[turn % len(held_out_templates.TEMPLATES)].draw(rng)
+        items.setdefault(item.question, item)
+        turn += 1
+    return list(items.values())
+
+
+def few_shot_pool() -> list[Problem]:
+    """Solved problems of the training templates that a 5-shot prompt takes its examples from."""
+    rng = random.Random(_FEW_SHOT_SEED)  # noqa: S311 - test data
+    return [train_templates.TEMPLATES[i % len(train_templates.TEMPLATES)].draw(rng) for i in range(_FEW_SHOT_ITEMS)]
+
+
+def write(folder: Path) -> None:
+    """Write ``test.jsonl`` and ``train.jsonl`` as GSM8K's files have them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, items in (("test", held_out()), ("train", few_shot_pool())):
+        lines = [json.dumps({"question": item.question, "answer": item.answer}) for item in items]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
