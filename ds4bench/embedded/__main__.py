@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     host, port = listener.getsockname()[:2]
     try:
         app = _build(options)
-    except ValueError as error:  # a device that is not there, settings that exclude each other
+    except ValueError as error:  # a device or checkpoint that is not there, settings that exclude each other
         print(error, file=sys.stderr)  # noqa: T201
         listener.close()
         return 2
@@ -77,6 +77,18 @@ def _parser() -> argparse.ArgumentParser:
         help="fused: the model made for CPUs; ops: the ops of ds4_kernels; auto (default): ops on cuda, else fused",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--weights",
+        default="random",
+        metavar="random|DIR",
+        help="random weights (default), or the folder of a trained checkpoint (python -m ds4bench.embedded.training)",
+    )
+    parser.add_argument(
+        "--chat-profile",
+        choices=["0.33", "2026-05"],
+        default="0.33",
+        help="whose chat format: 0.33 (default) thinks unless told not to, 2026-05 only when told to, as vLLM then did",
+    )
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="seed of the random weights")
     parser.add_argument(
         "--prefill-delay-share",
@@ -97,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(options: argparse.Namespace) -> Starlette:
     from ds4bench import __version__
+    from ds4bench.embedded import stored
     from ds4bench.embedded.delay import PrefillDelay
     from ds4bench.embedded.engine import Engine, Runner
     from ds4bench.embedded.metrics import EngineMetrics
@@ -105,7 +118,9 @@ def _build(options: argparse.Namespace) -> Starlette:
     from ds4bench.embedded.tokenizer import Tokenizer
 
     tokenizer = Tokenizer()
-    model = ModelConfig(vocab_size=tokenizer.vocab_size)
+    folder = None if options.weights == "random" else Path(options.weights)
+    model = ModelConfig(vocab_size=tokenizer.vocab_size) if folder is None else stored.read_config(folder)
+    checkpoint = None if folder is None else stored.read(folder)
     config = replace(
         _DEFAULTS,
         num_blocks=options.num_blocks,
@@ -124,7 +139,7 @@ def _build(options: argparse.Namespace) -> Starlette:
 
     def make_runner() -> Runner:
         nonlocal revision
-        runner = ModelRunner(model, config)
+        runner = ModelRunner(model, config, checkpoint)
         revision = runner.weights_revision
         return PrefillDelay(runner, delay) if delay else runner
 
@@ -133,7 +148,7 @@ def _build(options: argparse.Namespace) -> Starlette:
     info = ServeInfo(
         version=__version__,
         model=model.name,
-        weights="random",
+        weights="random" if folder is None else "trained",
         model_revision=revision,
         prefix_caching=config.enable_prefix_caching,
         speculative=f"mtp:{speculative}" if speculative else None,
@@ -147,10 +162,11 @@ def _build(options: argparse.Namespace) -> Starlette:
             "threads": config.num_threads,
             "device": config.device,
             "backend": "ops" if config.uses_ops else "fused",
+            "chat_profile": options.chat_profile,
         },
         faults=[f"slow-prefill:{delay:.0%}"] if delay else [],
     )
-    return build_app(engine, info)
+    return build_app(engine, info, options.chat_profile)
 
 
 def _announce(app: Starlette, url: str, port: int, port_file: Path | None) -> None:

@@ -182,23 +182,33 @@ def client_not_starved(evidence: Evidence) -> CheckResult:
     """The client itself was quick enough to be believed: its lag is small against what it measured.
 
     Compared are the 99th percentile of the event loop's lag and the latest start of a request with the
-    batch's median TTFT, and the lag with the median gap between chunks where there are enough gaps.
+    batch's median TTFT, and the lag with the median gap between chunks where there are enough gaps. A lag
+    that only the gaps cannot bear fails the run where a rule judges them; elsewhere it is said.
     """
-    worst, detail, starved = 0.0, "", []
-    for batch in evidence.batches:
-        over, text = max(_client_lags(batch, evidence.spec.validity), default=(0.0, ""))
-        if over > worst:
-            worst, detail = over, f"{text} in {batch.cell.id}"
-        if over > 1:
-            starved.append(batch)
+    limits, judged = evidence.spec.validity, _judges_gaps(evidence)
+    lags = [(batch, *lag) for batch in evidence.batches for lag in _client_lags(batch, limits)]
+    starved = [lag for lag in lags if lag[1] > 1]
+    fatal = [lag for lag in starved if judged or not lag[2]]
+    if fatal:
+        batch, _, _, detail = max(fatal, key=lambda lag: lag[1])
+        sentence = f"the client was starved: {detail} in {batch.cell.id}; free some CPU for it"
+        return _failed("client_not_starved", sentence, [lag[0] for lag in fatal])
+    worst = max((lag[1] for lag in lags if judged or not lag[2]), default=0.0)
+    sentence = f"client lag at most {percent(worst)} of what is allowed"
     if starved:
-        sentence = f"the client was starved: {detail}; free some CPU for it"
-        return _failed("client_not_starved", sentence, starved)
-    return _ok("client_not_starved", f"client lag at most {percent(worst)} of what is allowed")
+        batch, _, _, detail = max(starved, key=lambda lag: lag[1])
+        sentence += f"; single chunk gaps of {batch.cell.id} are not to be trusted ({detail}), no rule judges them"
+    return _ok("client_not_starved", sentence)
 
 
-def _client_lags(batch: Batch, limits: ValiditySpec) -> Iterator[tuple[float, str]]:
-    """(lag / allowed lag, in words) of each way in which a client can be late."""
+def _judges_gaps(evidence: Evidence) -> bool:
+    """Whether a rule's metric is made of the times of single chunks, not of the first or of the whole reply."""
+    metrics = {rule.metric for rule in evidence.spec.rules if rule.kind == "ratio"}
+    return bool(metrics & {"tpot_ms", "tpot_decode_ms"})
+
+
+def _client_lags(batch: Batch, limits: ValiditySpec) -> Iterator[tuple[float, bool, str]]:
+    """(lag / allowed lag, whether chunk gaps are concerned, in words) of each way in which a client can be late."""
     health, ttft_ms, gap_ms = batch.row.health, _ttft_ms(batch), _gap_ms(batch)
     by_ttft, by_gap = limits.max_client_lag_share_ttft, limits.max_client_lag_share_gap
     for lag_ms, what, scale_ms, name, limit in (
@@ -208,7 +218,7 @@ def _client_lags(batch: Batch, limits: ValiditySpec) -> Iterator[tuple[float, st
     ):
         if scale_ms is not None:
             allowed = f"{percent(limit)} of the {name} of {scale_ms:.1f} ms"
-            yield lag_ms / scale_ms / limit, f"{lag_ms:.1f} ms {what} against {allowed} allowed"
+            yield lag_ms / scale_ms / limit, name != "TTFT", f"{lag_ms:.1f} ms {what} against {allowed} allowed"
 
 
 def machine_steady(evidence: Evidence) -> CheckResult:

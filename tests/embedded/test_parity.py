@@ -9,7 +9,17 @@ import torch
 
 from ds4bench.embedded import parity
 from ds4bench.embedded.config import EngineConfig, ModelConfig
-from ds4bench.embedded.parity import Answer, compare, differences, generate, main, nudged, random_prompts, summary
+from ds4bench.embedded.parity import (
+    Answer,
+    compare,
+    differences,
+    generate,
+    main,
+    nudged,
+    random_prompts,
+    summary,
+    trained_prompts,
+)
 from ds4bench.embedded.runner import ModelRunner, StepInput
 
 MODEL = ModelConfig(
@@ -137,3 +147,11 @@ def test_counts_below_one_are_refused() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--prompts", "0"])
     assert caught.value.code == 2
+
+
+def test_prompts_of_the_trained_kind_are_reproducible_and_short_enough() -> None:
+    prompts = trained_prompts(6, 300, 3)
+    assert prompts == trained_prompts(6, 300, 3)
+    assert len(prompts) == 6
+    assert all(10 < len(prompt) <= 300 for prompt in prompts)
+    assert prompts != trained_prompts(6, 300, 4)

@@ -163,9 +163,17 @@ def test_impossible_value_fails(world: Any, values: dict[str, Any], why: str) ->
 )
 def test_starved_client_fails(world: Any, health: dict[str, Any], part: str) -> None:
     few_gaps = {} if "gap" in part else {"chunk_times_s": []}
-    result = check(world, "client_not_starved", health=health, result=few_gaps)
+    judged = ("rules.ttft.metric=tpot_ms",) if "gap" in part else ()
+    result = check(world, "client_not_starved", *judged, health=health, result=few_gaps)
     assert result.status is FAILED
     assert part in result.detail
+
+
+def test_a_lag_against_chunk_gaps_is_said_but_fails_nothing_where_no_rule_judges_gaps(world: Any) -> None:
+    result = check(world, "client_not_starved", health={"heartbeat_lag_p99_ms": 6.0})
+    assert result.status is OK
+    assert "not to be trusted" in result.detail
+    assert "6.0 ms event-loop lag against 20 % of the chunk gap of 25.0 ms" in result.detail
 
 
 def test_few_chunk_gaps_are_not_compared_with_the_lag(world: Any) -> None:

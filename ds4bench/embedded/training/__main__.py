@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ds4bench.embedded import stored
 from ds4bench.embedded.config import NANO
 from ds4bench.embedded.training import export
 from ds4bench.embedded.training.checkpoint import load
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def loaded(folder: Path, device: str) -> TrainingModel:
     """The training model with an exported checkpoint."""
-    model = TrainingModel(export.read_config(folder))
-    load(model, export.read(folder))
+    model = TrainingModel(stored.read_config(folder))
+    load(model, stored.read(folder))
     if device == "cpu":
         model.precision.products = torch.float32
     return model.to(device)
@@ -67,7 +68,7 @@ def _train(options: argparse.Namespace, suite: Suite) -> int:
         trainer.restore(torch.load(options.state, map_location=options.device, weights_only=True))
     elif options.start_from is not None:
         done = json.loads((options.start_from / "training.json").read_text())
-        trainer.start_from(export.read(options.start_from / "bf16"), done["step"], done["seconds"])
+        trainer.start_from(stored.read(options.start_from / "bf16"), done["step"], done["seconds"])
     run(trainer, options.state, stop_after=options.stop_after, workers=options.workers)
     report = {"plan": plan.as_dict(), "step": trainer.step, "seconds": trainer.seconds, "torch": str(torch.__version__)}
     size = export.write(trainer.model, options.out, report)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from ds4bench.embedded.config import ModelConfig, YarnConfig
+from ds4bench.embedded.stored import CONFIG
 from ds4bench.embedded.training.checkpoint import quantised, unquantised
 from ds4bench.embedded.training.model import TrainingModel
 from ds4bench.embedded.weights import Checkpoint
@@ -21,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class ExportError(ValueError):
-    """A checkpoint that is too large, or a folder that holds none."""
+    """A checkpoint that is too large."""
 
 
 def write(model: TrainingModel, folder: Path, report: dict[str, Any] | None = None) -> int:
@@ -31,7 +31,7 @@ def write(model: TrainingModel, folder: Path, report: dict[str, Any] | None = No
     if size > MOST_BYTES:
         raise ExportError(f"the quantised checkpoint has {size:,} bytes; at most {MOST_BYTES:,} are allowed")
     write_shards(checkpoint, folder)
-    (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
+    (folder / CONFIG).write_text(json.dumps(asdict(model.config), indent=1) + "\n")
     (folder / "training.json").write_text(json.dumps(report or {}, indent=1) + "\n")
     return size
 
@@ -62,22 +62,6 @@ def write_shards(checkpoint: Checkpoint, folder: Path, *, index: bool = True) ->
     where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     total = sum(_bytes(tensor) for tensor in checkpoint.values())
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n")
-
-
-def read(folder: Path) -> Checkpoint:
-    """All tensors of a folder. Raises ExportError when there are none."""
-    files = sorted(folder.glob("model-*.safetensors"))
-    if not files:
-        raise ExportError(f"{folder} holds no model-*.safetensors")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """The configuration beside a checkpoint."""
-    values = json.loads((folder / "config.json").read_text())
-    values["compress_ratios"] = tuple(values["compress_ratios"])
-    values["yarn"] = YarnConfig(**values["yarn"])
-    return ModelConfig(**values)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ds4bench.embedded import stored as files
 from ds4bench.embedded.config import NANO, ModelConfig
 from ds4bench.embedded.training import checkpoint, export
 from ds4bench.embedded.training.model import TrainingModel
@@ -46,11 +47,11 @@ def test_initial_parameters_are_the_engines_random_ones() -> None:
 
 def test_a_loaded_checkpoint_comes_out_the_same(tmp_path) -> None:
     export.write(_model(), tmp_path, {"step": 3})
-    again = TrainingModel(export.read_config(tmp_path))
-    checkpoint.load(again, export.read(tmp_path))
+    again = TrainingModel(files.read_config(tmp_path))
+    checkpoint.load(again, files.read(tmp_path))
     first = checkpoint.unquantised(again)
     checkpoint.load(again, checkpoint.quantised(again))
-    assert export.read_config(tmp_path) == SMALL
+    assert files.read_config(tmp_path) == SMALL
     assert all(torch.equal(first[name], value) for name, value in checkpoint.unquantised(again).items())
 
 
@@ -61,12 +62,12 @@ def test_shards_are_small_and_indexed(tmp_path, monkeypatch) -> None:
     index = json.loads((tmp_path / export.INDEX).read_text())
     assert set(index["weight_map"]) == set(stored)
     assert len(set(index["weight_map"].values())) > 2
-    assert set(export.read(tmp_path)) == set(stored)
+    assert set(files.read(tmp_path)) == set(stored)
 
 
 def test_an_empty_folder_is_an_error(tmp_path) -> None:
-    with pytest.raises(export.ExportError, match="holds no"):
-        export.read(tmp_path)
+    with pytest.raises(files.StoredError, match="holds no"):
+        files.read(tmp_path)
 
 
 def test_nano_is_small_enough() -> None:
