@@ -267,7 +267,7 @@ def _topk_case(block_size: int) -> CompileCase:
     }  # fmt: skip
     constexprs = {"BLOCK_SIZE": block_size, "ROWS": ROWS, "COLUMNS": COLUMNS}
     config = f"block {block_size}"
-    # Triton 3.9 keeps 8 bytes a thread in local memory (3.6 and 3.8 none), at 61 registers: nothing to gain from a smaller tile.
+    # Triton 3.9 keeps 8 bytes a thread in local memory (3.8 none). Bound by memory, not by that.
     return CompileCase(
         "global_topk_slots",
         config,
