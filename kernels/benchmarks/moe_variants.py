@@ -1,6 +1,6 @@
 """Times variants of the MXFP4 decode path on this GPU, each checked first; why they are what they are: docs/moe.md.
 
-python kernels/benchmarks/moe_variants.py [--tokens 1,4,16,32,64,128] [--only fused,old] [--no-parts]
+python kernels/benchmarks/moe_variants.py [--tokens 1,4,16,32,64,128] [--only fused,merged] [--no-parts]
 
 A call is timed by replays of one CUDA graph of several calls. All use the same 256 experts with other ids, so that the
 weights of a call (80 MB for one token) are not in the cache. "alone" is a graph of one kernel of each call.
@@ -20,14 +20,12 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from ds4_kernels import bench
 from ds4_kernels.cases import mxfp4_moe as cases
 from ds4_kernels.compare import compare
 from ds4_kernels.reference import mxfp4_moe as reference
 from ds4_kernels.triton import mxfp4_decode, mxfp4_grouped
 from ds4_kernels.triton import mxfp4_values as values
-from ds4_kernels.triton.arch import num_sms
 from ds4_kernels.triton.mxfp4_decode import Config, Tile
 from torch import Tensor
 
@@ -49,8 +47,8 @@ class Variant:
     tokens: tuple[int, ...]
 
 
-def both(tile: Tile, merge: bool, fused: bool, pdl: bool = False) -> Config:
-    return Config(tile, tile, merge, fused, pdl)
+def both(tile: Tile, merge: bool, fused: bool) -> Config:
+    return Config(tile, tile, merge, fused)
 
 
 def rows(config: Config | None, inputs: Inputs, out: Tensor) -> None:
@@ -73,18 +71,13 @@ def arguments(inputs: Inputs, scales: str) -> tuple[Any, ...]:
 def variants() -> list[Variant]:
     """Every candidate; the first of each kind is what ``mxfp4_moe`` takes."""
     few, many, most = (1, 4), (16, 32, 64), (16, 32, 64, 128, 256)
-    found = [Variant("old: five kernels, shared memory", partial(old, 0), (1, 4, 16, 32, 64))]
-    found += [Variant("old with 8 columns always", partial(old, 8), (16, 32, 64, 128))]
-    found += [Variant("grouped (shared memory)", grouped, (64, 128, 256))]
+    found = [Variant("grouped (shared memory)", grouped, (64, 128, 256))]
     shipped = mxfp4_decode._FEW, mxfp4_decode._MANY
     found += [Variant("shipped: fused, three kernels", partial(rows, shipped[0]), few)]
     found += [Variant("shipped: merged, five kernels", partial(rows, shipped[1]), most)]
-    found += [Variant("fused + pdl", partial(rows, both(shipped[0].w13, False, True, True)), few)]
     found += [Variant("five kernels, alone", partial(rows, both(shipped[0].w13, False, False)), few)]
-    found += [Variant("five kernels, alone + pdl", partial(rows, both(shipped[0].w13, False, False, True)), few)]
     for tile in (Tile(16, 4, False), Tile(16, 4, True), Tile(32, 1, True), Tile(32, 2, False)):
         found.append(Variant(f"fused {text(tile)}", partial(rows, both(tile, False, True)), few))
-    found += [Variant("merged + pdl", partial(rows, both(shipped[1].w13, True, False, True)), (16, 64))]
     for tile in (Tile(16, 4, False), Tile(32, 1, True), Tile(64, 1, False), Tile(16, 2, True)):
         found.append(Variant(f"merged {text(tile)}", partial(rows, both(tile, True, False)), many))
     return found
@@ -92,113 +85,6 @@ def variants() -> list[Variant]:
 
 def text(tile: Tile) -> str:
     return f"m{tile.block_m} u{tile.unroll}{' ahead' if tile.ahead else ''}"
-
-
-@triton.jit(do_not_specialize=["pairs", "splits"])
-def _old_rows_kernel(
-    x, w, s, ids, out, pairs, splits,
-    ROWS: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, EXPERTS: tl.constexpr, MERGE: tl.constexpr,
-    SCAN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """Two warps, 32 rows through shared memory; each program looks through all ids for the pairs of its expert."""
-    tiles: tl.constexpr = ROWS // BLOCK_M
-    tile = tl.program_id(0) % tiles
-    split = (tl.program_id(0) // tiles) % splits
-    pair = tl.program_id(0) // (tiles * splits)
-    expert = tl.load(ids + pair)
-    if (expert < 0) | (expert >= EXPERTS):
-        return
-    column = tl.arange(0, BLOCK_N)
-    count = 1
-    if MERGE:
-        earlier, count = _old_same_expert(ids, expert, pair, pairs, SCAN)
-        if earlier > 0:
-            return
-    for begin in range(0, count, BLOCK_N):
-        member = _old_members(ids, expert, begin + column, pairs, SCAN) if MERGE else tl.where(column == 0, pair, 0)
-        live = begin + column < count
-        row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-        steps = (K // BLOCK_K) // splits
-        acc = values.multiply(
-            x, w, s, expert, row, member // SLOTS, live, split * steps, (split + 1) * steps,
-            ROWS, K, BLOCK_M, BLOCK_N, BLOCK_K, STAGES,
-        )  # fmt: skip
-        at = (split * pairs + member).to(tl.int64)[:, None] * ROWS + row[None, :]
-        tl.store(out + at, tl.trans(acc), mask=live[:, None])
-
-
-@triton.jit
-def _old_same_expert(ids, expert, pair, pairs, SCAN: tl.constexpr):
-    position = tl.arange(0, SCAN)
-    before = tl.zeros((SCAN,), tl.int32)
-    found = tl.zeros((SCAN,), tl.int32)
-    for begin in range(0, pairs, SCAN):
-        other = begin + position
-        same = tl.load(ids + other, mask=other < pairs, other=-1) == expert
-        before += (same & (other < pair)).to(tl.int32)
-        found += same.to(tl.int32)
-    return tl.sum(before), tl.sum(found)
-
-
-@triton.jit
-def _old_members(ids, expert, wanted, pairs, SCAN: tl.constexpr):
-    position = tl.arange(0, SCAN)
-    member = tl.zeros_like(wanted)
-    passed = 0
-    for begin in range(0, pairs, SCAN):
-        other = begin + position
-        same = (tl.load(ids + other, mask=other < pairs, other=-1) == expert).to(tl.int32)
-        rank = passed + tl.cumsum(same, 0) - 1
-        mine = (same[None, :] != 0) & (rank[None, :] == wanted[:, None])
-        member += tl.sum(tl.where(mine, other[None, :], 0), axis=1)
-        passed += tl.sum(same)
-    return member
-
-
-@triton.jit(do_not_specialize=["pairs", "splits"])
-def _old_activation_kernel(
-    gate_up, ids, weights, hidden, limit, pairs, splits, INTER: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr
-):
-    pair = tl.program_id(0) // (INTER // 512)
-    group = tl.program_id(0) % (INTER // 512) * 4 + tl.arange(0, 4)
-    expert = tl.load(ids + pair)
-    if (expert < 0) | (expert >= EXPERTS):
-        return
-    column = group[:, None] * 128 + values.plane_order()[None, :]
-    gate = tl.zeros((4, 128), tl.float32)
-    up = tl.zeros((4, 128), tl.float32)
-    for split in range(splits):
-        at = (split * pairs + pair).to(tl.int64) * (2 * INTER) + column
-        gate += tl.load(gate_up + at)
-        up += tl.load(gate_up + at + INTER)
-    result = values.rounded(values.swiglu(gate, up, limit) * tl.load(weights + pair), FP8)
-    tl.store(hidden + pair.to(tl.int64) * INTER + group[:, None] * 128 + tl.arange(0, 128)[None, :], result)
-
-
-def old(columns: int, inputs: Inputs, out: Tensor) -> None:
-    """What shipped before: input planes, w13, activation, w2, sum. columns 0: eight up to 8 tokens, else sixteen."""
-    x, ids, weights, w13, s13, w2, s2, limit, fp8 = arguments(inputs, "bytes")
-    columns, inter = columns or (8 if len(x) <= 8 else 16), s2.shape[2] * 32
-    gate_up = _old_project(values.input_planes(x, fp8), w13, s13, ids, ids.shape[1], columns)
-    hidden = torch.empty((ids.numel(), inter), dtype=torch.bfloat16, device=x.device)
-    _old_activation_kernel[(ids.numel() * (inter // 512),)](
-        gate_up, ids, weights, hidden, limit, ids.numel(), gate_up.shape[0],
-        INTER=inter, EXPERTS=w13.shape[0], FP8=fp8, num_warps=4, num_stages=1,
-    )  # fmt: skip
-    values.combine(_old_project(hidden, w2, s2, ids, 1, columns), ids, out, w13.shape[0])
-
-
-def _old_project(x: Tensor, w: Tensor, s: Tensor, ids: Tensor, slots: int, columns: int) -> Tensor:
-    (E, rows_, _), k, pairs, splits = w.shape, x.shape[1], ids.numel(), 1
-    blocks = pairs * (rows_ // 32)
-    while blocks * splits < 8 * num_sms(x.device) and splits < 8 and (k // 256) % (2 * splits) == 0:
-        splits *= 2
-    out = torch.empty((splits, pairs, rows_), dtype=torch.float32, device=x.device)
-    _old_rows_kernel[(blocks * splits,)](
-        x, w, s, ids, out, pairs, splits, ROWS=rows_, K=k, SLOTS=slots, EXPERTS=E, MERGE=ids.shape[0] > 4, SCAN=64,
-        BLOCK_M=32, BLOCK_N=columns, BLOCK_K=256, STAGES=3, num_warps=2, num_stages=1,
-    )  # fmt: skip
-    return out
 
 
 def real_inputs(device: torch.device) -> Inputs:
@@ -292,7 +178,7 @@ def recorded() -> Iterator[list[Any]]:
 
 
 def alone_us(variant: Variant, sets: list[Inputs], outs: list[Tensor]) -> list[tuple[str, float]]:
-    """(kernel, microseconds) of each launch of a call, from graphs of that launch for every set; never with pdl.
+    """Microseconds of each kernel of a call by itself.
 
     A fused kernel's counters are full after its first replay: what its last program does is then not timed.
     """
@@ -309,8 +195,7 @@ def alone_us(variant: Variant, sets: list[Inputs], outs: list[Tensor]) -> list[t
 
 
 def relaunch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], options: dict[str, Any]) -> None:
-    options = {name: value for name, value in options.items() if name != "launch_pdl"}
-    kernel[grid](*args, **(options | {"PDL": False} if "PDL" in options else options))
+    kernel[grid](*args, **options)
 
 
 def time_variant(variant: Variant, sets: list[Inputs], copy_tb_s: float, parts: bool) -> str:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs Triton, or its interpreter, where that is not there."""
+    if item.get_closest_marker("triton") and importlib.util.find_spec("triton") is None:
+        pytest.skip("needs triton")
+    if item.get_closest_marker("interpreted") and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("needs TRITON_INTERPRET=1: on a GPU the kernels are checked by ds4-kernels check")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +20,7 @@ SCALE = DIM**-0.5
 INF = math.inf
 F64 = torch.float64
 
-interpreted = [
-    pytest.mark.triton,
-    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1"),
-]
+interpreted = [pytest.mark.triton, pytest.mark.interpreted]
 
 
 def backend(name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 
 import pytest
@@ -16,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 SMALL = [case for case in cases.check_cases() if "large" not in case.label]
 CPU = torch.device("cpu")
 
@@ -193,7 +191,7 @@ def test_wrong_gathers_are_refused() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_the_kernel_gather_never_writes_past_the_workspace() -> None:
     kernels = pytest.importorskip("ds4_kernels.triton.cache")
     for module in (cache, kernels):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from ds4_kernels import check, ops
@@ -19,7 +17,7 @@ def test_every_op_has_a_check_and_a_timing() -> None:
 
 
 @pytest.mark.triton
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+@pytest.mark.interpreted
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op}-{case.label}".replace(" ", "_"))
 def test_interpreted_kernel_agrees_with_the_reference(case: CheckCase) -> None:
     row = check.run_case(case, torch.device("cpu"), seed=1)

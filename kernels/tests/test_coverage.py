@@ -285,7 +285,7 @@ def test_recording_ends_with_an_error_too() -> None:
     assert knobs().jit_post_compile_hook is before
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+@pytest.mark.interpreted
 def test_a_dry_run_refuses_the_interpreter() -> None:
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1 leaves nothing to compile"), coverage.dry_run("sm90"):
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from ds4_kernels.cases import einsum as cases
 from ds4_kernels.reference import einsum
 from torch import Tensor
 
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 CPU = torch.device("cpu")
 
 
@@ -133,7 +131,7 @@ def test_wrong_quantiser_arguments_are_one_clear_line() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 @pytest.mark.parametrize("scale_format", ["fp32", "packed"])
 @pytest.mark.parametrize("tokens", [1, 5, 8])
 def test_the_quantiser_kernel_lays_its_outputs_out_like_the_reference(tokens: int, scale_format: str) -> None:
@@ -146,7 +144,7 @@ def test_the_quantiser_kernel_lays_its_outputs_out_like_the_reference(tokens: in
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_tiles_cover_all_token_counts_and_small_group_counts_get_more_programs() -> None:
     pytest.importorskip("triton")
     from ds4_kernels.triton.einsum import einsum_tile

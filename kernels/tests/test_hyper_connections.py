@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from ds4_kernels.reference import norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-kernels_run = pytest.mark.skipif(not INTERPRETED, reason="needs the Triton interpreter (TRITON_INTERPRET=1)")
 EPS = 1e-6
 
 
@@ -127,7 +124,7 @@ def calc_diff(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("exact", "limit"), [(True, 1e-10), (False, 1e-7)])
 @pytest.mark.parametrize(("tokens", "dim", "splits", "outputs"), [(1, 256, 8, 24), (21, 256, 3, 24), (70, 128, 2, 4)])
 def test_prenorm_kernel(tokens: int, dim: int, splits: int, outputs: int, exact: bool, limit: float) -> None:
@@ -143,7 +140,7 @@ def test_prenorm_kernel(tokens: int, dim: int, splits: int, outputs: int, exact:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 def test_sinkhorn_kernel() -> None:
     from ds4_kernels.triton import hyper_connections as kernels
 
@@ -156,7 +153,7 @@ def test_sinkhorn_kernel() -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("tokens", "dim"), [(1, 128), (5, 96), (40, 64)])
 def test_pre_post_and_head_kernels(tokens: int, dim: int) -> None:
     from ds4_kernels.triton import hyper_connections as kernels
@@ -180,7 +177,7 @@ def test_pre_post_and_head_kernels(tokens: int, dim: int) -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 def test_the_fused_norm_is_the_norm_of_the_rounded_input() -> None:
     from ds4_kernels.triton import hyper_connections as kernels
 
@@ -192,7 +189,7 @@ def test_the_fused_norm_is_the_norm_of_the_rounded_input() -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 def test_shapes_and_dtypes_are_checked() -> None:
     from ds4_kernels.triton import hyper_connections as kernels
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from ds4_kernels.cases import index_builders as cases
@@ -12,7 +10,6 @@ from ds4_kernels.reference import index_builders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 CPU = torch.device("cpu")
 
 

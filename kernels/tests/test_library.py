@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -285,7 +284,7 @@ def test_fakes_know_double_precision(name: str) -> None:
 
 
 @pytest.mark.triton
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+@pytest.mark.interpreted
 @ROWS
 def test_kernels_give_what_the_fakes_promise(row: library.Row, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")

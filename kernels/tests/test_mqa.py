@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from ds4_kernels import layouts
 from ds4_kernels.reference import mqa
 from torch import Tensor
-
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 
 
 def e4m3(generator: torch.Generator, *shape: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from ds4_kernels.reference import mxfp4_moe as reference
 from ds4_kernels.reference import quant
 
 pytest.importorskip("triton")
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -133,7 +131,7 @@ def test_the_bit_moves_of_the_four_nibbles_put_sign_and_value_where_bf16_wants_t
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_every_code_and_a_wide_range_of_scales_unpack_exactly() -> None:
     """Rows of one repeated code and identity-like x: each output is a single weight, which BF16 holds exactly."""
     from ds4_kernels.triton import mxfp4_moe
@@ -169,7 +167,7 @@ def decoded(inputs: dict[str, object], config: object) -> torch.Tensor:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 @pytest.mark.parametrize("mode", ["w4a8", "w4a16"])
 @pytest.mark.parametrize(
     ("merge", "fused", "tokens", "routing"),
@@ -196,7 +194,7 @@ def test_every_way_to_decode_equals_the_contract(
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_a_token_may_name_an_expert_twice() -> None:
     from ds4_kernels.triton import mxfp4_moe
 
@@ -207,7 +205,7 @@ def test_a_token_may_name_an_expert_twice() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 @pytest.mark.parametrize("scan", [16, 64])
 def test_the_plan_gives_every_pair_one_block_of_at_most_eight_of_its_expert(scan: int) -> None:
     from ds4_kernels.triton import mxfp4_decode
@@ -219,7 +217,7 @@ def test_the_plan_gives_every_pair_one_block_of_at_most_eight_of_its_expert(scan
     plan = torch.full((pairs, 16), -7, dtype=torch.int32)
     mxfp4_decode._input_kernel[(13 + pairs,)](
         x, ids, torch.empty_like(x), plan, plan, 13, pairs, plan.numel(),
-        D=128, EXPERTS=4, FP8=True, MERGE=True, BLOCK_GROUPS=1, SCAN=scan, ZERO_BLOCK=1024, PDL=False,
+        D=128, EXPERTS=4, FP8=True, MERGE=True, BLOCK_GROUPS=1, SCAN=scan, ZERO_BLOCK=1024,
     )  # fmt: skip
     flat, seen = ids.flatten().tolist(), []
     for pair, (count, *_, members) in enumerate((row[0], row[8:]) for row in plan.tolist()):
@@ -235,7 +233,7 @@ def test_the_plan_gives_every_pair_one_block_of_at_most_eight_of_its_expert(scan
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_activations_are_stored_so_that_a_lane_finds_its_own_32() -> None:
     """Position 32 t + 8 p + 2 i + h of a unit holds k = 32 t + 8 i + 4 h + p: lane, nibble, pair of words, word."""
     from ds4_kernels.triton import mxfp4_decode
@@ -244,7 +242,7 @@ def test_activations_are_stored_so_that_a_lane_finds_its_own_32() -> None:
     planes, counters = torch.empty_like(x), torch.ones(5, dtype=torch.int32)
     mxfp4_decode._input_kernel[(2,)](
         x, counters, planes, counters, counters, 1, 1, 5,
-        D=128, EXPERTS=1, FP8=False, MERGE=False, BLOCK_GROUPS=1, SCAN=16, ZERO_BLOCK=1024, PDL=False,
+        D=128, EXPERTS=1, FP8=False, MERGE=False, BLOCK_GROUPS=1, SCAN=16, ZERO_BLOCK=1024,
     )  # fmt: skip
     expected = [32 * t + 8 * i + 4 * h + p for t in range(4) for p in range(4) for i in range(4) for h in range(2)]
     assert planes[0].tolist() == expected
@@ -252,7 +250,7 @@ def test_activations_are_stored_so_that_a_lane_finds_its_own_32() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_results_do_not_depend_on_the_set_of_kernels() -> None:
     """The first tokens of a batch that is grouped equal the same tokens decoded alone, up to the order of sums."""
     from ds4_kernels.triton import mxfp4_decode, mxfp4_moe
@@ -264,7 +262,7 @@ def test_results_do_not_depend_on_the_set_of_kernels() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_grouping_gives_every_pair_one_place_in_blocks_of_its_expert() -> None:
     from ds4_kernels.triton import mxfp4_grouped
 
@@ -302,7 +300,7 @@ def test_no_routing_needs_more_blocks_than_the_grid_has(experts: int, block: int
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_native_is_refused_with_bf16_activations_and_strided_weights_always() -> None:
     from ds4_kernels.triton import mxfp4_moe
 

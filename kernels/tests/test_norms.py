@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
 from ds4_kernels.reference import norms as reference
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-kernels_run = pytest.mark.skipif(not INTERPRETED, reason="needs the Triton interpreter (TRITON_INTERPRET=1)")
 EPS = 1e-6
 
 
@@ -38,7 +35,7 @@ def test_mtp_normalises_every_stream() -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("rows", "dim"), [(1, 4096), (3, 1536), (5, 128), (70, 512), (2, 7168), (9, 100)])
 @pytest.mark.parametrize("weight_dtype", [torch.bfloat16, torch.float32, None])
 def test_kernel(rows: int, dim: int, weight_dtype: torch.dtype | None) -> None:
@@ -52,7 +49,7 @@ def test_kernel(rows: int, dim: int, weight_dtype: torch.dtype | None) -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 def test_kernel_takes_strided_rows_and_an_output() -> None:
     from ds4_kernels.triton import norms
 
@@ -66,7 +63,7 @@ def test_kernel_takes_strided_rows_and_an_output() -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 def test_mtp_kernel_and_checks() -> None:
     from ds4_kernels.triton import norms
 

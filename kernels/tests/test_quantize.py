@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ from ds4_kernels.cases import quantize as cases
 from ds4_kernels.reference import quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 
 
 def e4m3_values() -> list[float]:
@@ -76,7 +73,7 @@ def test_wrong_arguments_are_one_clear_line(x: torch.Tensor, arguments: dict[str
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_the_kernel_refuses_what_it_has_no_variant_for() -> None:
     pytest.importorskip("triton")
     from ds4_kernels.triton.quantize import quant_fp8

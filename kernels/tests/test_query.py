@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from ds4_kernels.layouts import FP8_DS_MLA
 from ds4_kernels.reference import query
 from torch import Tensor
 
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 CPU = torch.device("cpu")
 
 

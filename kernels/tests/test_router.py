@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 
 
 def score(logit: float) -> float:
@@ -77,7 +75,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_equal_scores_take_the_lowest_ids() -> None:
     from ds4_kernels.triton import router
 
@@ -87,7 +85,7 @@ def test_equal_scores_take_the_lowest_ids() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_scores_of_very_negative_logits_keep_their_ratio() -> None:
     """softplus(-40) is exp(-40): a logarithm of 1 + x would lose it."""
     from ds4_kernels.triton import router
@@ -100,7 +98,7 @@ def test_scores_of_very_negative_logits_keep_their_ratio() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_kernels_refuse_other_dtypes_and_take_empty_batches() -> None:
     from ds4_kernels.triton import router
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from ds4_kernels.reference import topk as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-kernels_run = pytest.mark.skipif(not INTERPRETED, reason="needs the Triton interpreter (TRITON_INTERPRET=1)")
 
 
 def logits_like(kind: str, rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -78,7 +73,7 @@ def test_reference_lengths_of_draft_tokens() -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_rows_of_every_kind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ds4_kernels.triton import topk
@@ -91,7 +86,7 @@ def test_whole_rows_of_every_kind(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 @pytest.mark.parametrize("k", [1, 6, 64, 512, 1024, 2048])
 def test_lengths_around_k_and_the_chunk(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from ds4_kernels.triton import topk
@@ -109,7 +104,7 @@ def test_lengths_around_k_and_the_chunk(k: int, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 @pytest.mark.parametrize("kind", ["normal", "equal", "many -inf", "late"])
 @pytest.mark.parametrize("k", [6, 512])
 def test_split_rows(kind: str, k: int) -> None:
@@ -124,7 +119,7 @@ def test_split_rows(kind: str, k: int) -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 def test_draft_rows_end_one_column_earlier() -> None:
     from ds4_kernels.triton import topk
 
@@ -137,7 +132,7 @@ def test_draft_rows_end_one_column_earlier() -> None:
 
 
 @pytest.mark.triton
-@kernels_run
+@pytest.mark.interpreted
 def test_shapes_and_dtypes_are_checked() -> None:
     from ds4_kernels.triton import topk
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from ds4_kernels.cases import w8a8 as cases
@@ -11,7 +9,6 @@ from ds4_kernels.compare import calc_diff
 from ds4_kernels.reference import w8a8
 from torch import Tensor
 
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 CPU = torch.device("cpu")
 TILES = (
     "16/32/128 g1 w4 s3", "16/128/64 g32 w4 s2", "32/128/128 g2 w4 s3", "128/128/128 g8 w4 s3", "64/256/128 g8 w4 s3",
@@ -88,7 +85,7 @@ def test_the_native_form_needs_e8m0_scales() -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 @pytest.mark.parametrize("entry", TILES)
 def test_every_kind_of_tile_agrees_with_the_reference(entry: str) -> None:
     pytest.importorskip("triton")
@@ -103,7 +100,7 @@ def test_every_kind_of_tile_agrees_with_the_reference(entry: str) -> None:
 
 
 @pytest.mark.triton
-@interpreted
+@pytest.mark.interpreted
 def test_strides_that_a_kernel_cannot_follow_are_an_error() -> None:
     pytest.importorskip("triton")
     from ds4_kernels.triton.w8a8 import w8a8_gemm

@@ -14,7 +14,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ds4_kernels.triton import mxfp4_values as values
 from ds4_kernels.triton.arch import num_sms
@@ -29,7 +28,7 @@ from ds4_kernels.triton.mxfp4_rows import (
     _rows_kernel,
     fragment_order,
 )
-from ds4_kernels.triton.mxfp4_values import GROUP, launch_options, rounded
+from ds4_kernels.triton.mxfp4_values import GROUP, rounded
 
 MAX_TOKENS = 256
 """Up to here ``mxfp4_moe`` takes these kernels. On an H200 they are still 10 % faster than the grouped ones at 256."""
@@ -54,13 +53,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Config:
-    """How a call runs. fused: three kernels (not with merge). pdl: kernels start while the one before ends."""
+    """How a call runs. fused: three kernels (not with merge)."""
 
     w13: Tile
     w2: Tile
     merge: bool
     fused: bool
-    pdl: bool = False
 
 
 # Sixteen rows take 66 registers a lane: all programs of one token (23 a multiprocessor of an H200) are there at once.
@@ -73,11 +71,9 @@ _MANY = Config(Tile(16, 2, True), Tile(32, 2, False), merge=True, fused=False)
 def _input_kernel(
     x, ids, planes, plan, counters, tokens, pairs, total,
     D: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr, MERGE: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
-    SCAN: tl.constexpr, ZERO_BLOCK: tl.constexpr, PDL: tl.constexpr,
+    SCAN: tl.constexpr, ZERO_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """x BF16 ``[T, D]`` to planes (``fragment_order``); MERGE: plan of every pair; else counters ``[total]`` are zeroed."""
-    if PDL:
-        gdc_launch_dependents()
     per_token: tl.constexpr = (D // GROUP + BLOCK_GROUPS - 1) // BLOCK_GROUPS
     program = tl.program_id(0)
     if program < tokens * per_token:
@@ -125,12 +121,9 @@ def _plan_pair(ids, plan, pair, pairs, EXPERTS: tl.constexpr, SCAN: tl.constexpr
 @triton.jit(do_not_specialize=["pairs"])
 def _activation_kernel(
     parts, ids, weights, hidden, pairs, limit,
-    INTER: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+    INTER: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """hidden BF16 ``[pairs, INTER]`` (``fragment_order``) from parts FP32 ``[SPLITS, pairs, 2 INTER]``."""
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
     pair = tl.program_id(0) // (INTER // GROUP)
     expert = tl.load(ids + pair)
     if (expert >= 0) & (expert < EXPERTS):
@@ -163,14 +156,14 @@ def experts(
     if not chosen.fused:
         _activation_kernel[(pairs * (inter // 128),)](
             parts, ids, weights, hidden, pairs, limit,
-            INTER=inter, EXPERTS=w13.shape[0], FP8=fp8, SPLITS=parts.shape[0], PDL=chosen.pdl,
-            num_warps=1, num_stages=1, **launch_options(chosen.pdl),
+            INTER=inter, EXPERTS=w13.shape[0], FP8=fp8, SPLITS=parts.shape[0],
+            num_warps=1, num_stages=1,
         )  # fmt: skip
     more = scratch[_groups(pairs, inter) :] if chosen.fused else scratch
     second = _Projection(w2, s2, 1, chosen.w2, COMBINE.value, out, more)
     parts = _project(chosen, second, hidden, ids, weights, limit, fp8)
     if not chosen.fused:
-        values.combine(parts, ids, out, w13.shape[0], chosen.pdl)
+        values.combine(parts, ids, out, w13.shape[0])
 
 
 def _scratch(chosen: Config, tokens: int, pairs: int, inter: int, D: int, device: torch.device) -> Tensor:
@@ -191,7 +184,7 @@ def _input(chosen: Config, x: Tensor, ids: Tensor, planes: Tensor, scratch: Tens
     _input_kernel[(tokens * triton.cdiv(D // 128, INPUT_GROUPS) + more,)](
         x, ids, planes, scratch, scratch, tokens, pairs, scratch.numel(),
         D=D, EXPERTS=total, FP8=fp8, MERGE=chosen.merge, BLOCK_GROUPS=INPUT_GROUPS, SCAN=SCAN, ZERO_BLOCK=ZERO_BLOCK,
-        PDL=chosen.pdl, num_warps=1, num_stages=1,
+        num_warps=1, num_stages=1,
     )  # fmt: skip
 
 
@@ -221,8 +214,8 @@ def _project(
     _rows_kernel[(blocks * splits,)](
         x, job.w, job.s, ids, job.scratch, parts, weights, job.result, job.scratch, pairs, limit,
         ROWS=rows, K=k, SLOTS=job.slots, TOPK=ids.shape[1], EXPERTS=total,
-        FP8=fp8 and epilogue == ACTIVATION.value, MERGE=chosen.merge, SPLITS=splits, EPILOGUE=epilogue, PDL=chosen.pdl,
-        BLOCK_M=tile.block_m, UNROLL=unroll, AHEAD=tile.ahead, num_warps=1, num_stages=1, **launch_options(chosen.pdl),
+        FP8=fp8 and epilogue == ACTIVATION.value, MERGE=chosen.merge, SPLITS=splits, EPILOGUE=epilogue,
+        BLOCK_M=tile.block_m, UNROLL=unroll, AHEAD=tile.ahead, num_warps=1, num_stages=1,
     )  # fmt: skip
     return parts
 
@@ -258,7 +251,7 @@ def _input_case(fp8: bool, merge: bool) -> CompileCase:
         },
         constexprs={
             "D": 4096, "EXPERTS": 256, "FP8": fp8, "MERGE": merge, "BLOCK_GROUPS": INPUT_GROUPS, "SCAN": SCAN,
-            "ZERO_BLOCK": ZERO_BLOCK, "PDL": False,
+            "ZERO_BLOCK": ZERO_BLOCK,
         },
         num_warps=1,
     )  # fmt: skip
@@ -272,7 +265,7 @@ def _activation_case(fp8: bool, splits: int) -> CompileCase:
         signature={
             "parts": "*fp32", "ids": "*i32", "weights": "*fp32", "hidden": "*bf16", "pairs": "i32", "limit": "fp32",
         },
-        constexprs={"INTER": 2048, "EXPERTS": 256, "FP8": fp8, "SPLITS": splits, "PDL": False},
+        constexprs={"INTER": 2048, "EXPERTS": 256, "FP8": fp8, "SPLITS": splits},
         num_warps=1,
     )  # fmt: skip
 
@@ -292,7 +285,7 @@ def _rows_cases(config: Config, name: str, first: bool, splits: int, fp8: bool) 
             },
             constexprs={
                 "ROWS": 4096, "K": 4096 if first else 2048, "SLOTS": 6 if first else 1, "TOPK": 6, "EXPERTS": 256,
-                "FP8": fp8, "MERGE": config.merge, "SPLITS": splits, "EPILOGUE": epilogue.value, "PDL": config.pdl,
+                "FP8": fp8, "MERGE": config.merge, "SPLITS": splits, "EPILOGUE": epilogue.value,
                 "BLOCK_M": tile.block_m, "UNROLL": unroll, "AHEAD": tile.ahead,
             },
             num_warps=1,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ds4_kernels.triton.common import INTERPRETED, dot, pow2, to_bf16
 from ds4_kernels.triton.mxfp4_values import (
@@ -70,7 +69,7 @@ def fragment_order():
 def _rows_kernel(
     x, w, s, ids, plan, parts, weights, result, counters, pairs, limit,
     ROWS: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, TOPK: tl.constexpr, EXPERTS: tl.constexpr,
-    FP8: tl.constexpr, MERGE: tl.constexpr, SPLITS: tl.constexpr, EPILOGUE: tl.constexpr, PDL: tl.constexpr,
+    FP8: tl.constexpr, MERGE: tl.constexpr, SPLITS: tl.constexpr, EPILOGUE: tl.constexpr,
     BLOCK_M: tl.constexpr, UNROLL: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """parts FP32 ``[SPLITS, pairs, ROWS]`` from x ``[pairs / SLOTS, K]`` and one expert's ``[ROWS, K]`` a pair.
@@ -79,8 +78,6 @@ def _rows_kernel(
     makes result BF16 ``[pairs, ROWS / 2]`` (hidden), COMBINE result BF16 ``[pairs / TOPK, ROWS]``; both need counters
     int32, zero before, one a group of 128 hidden columns of a pair or one a tile of a token.
     """
-    if PDL:
-        gdc_launch_dependents()
     tiles: tl.constexpr = ROWS // BLOCK_M
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS % tiles
@@ -91,10 +88,8 @@ def _rows_kernel(
         if here:
             _tile(
                 x, w, s, plan, parts, expert, split, tile * BLOCK_M, pair, pairs,
-                ROWS, K, SLOTS, MERGE, SPLITS, PDL, BLOCK_M, UNROLL, AHEAD,
+                ROWS, K, SLOTS, MERGE, SPLITS, BLOCK_M, UNROLL, AHEAD,
             )  # fmt: skip
-        elif PDL:
-            gdc_wait()
         token = pair // TOPK
         if _is_last(counters + token * tiles + tile, TOPK * SPLITS):
             _combine(parts, ids, result, token, tile, pairs, ROWS, TOPK, EXPERTS, SPLITS, BLOCK_M)
@@ -106,21 +101,19 @@ def _rows_kernel(
             row = offset // GROUP * (ROWS // 2) + group * GROUP + offset % GROUP
         _tile(
             x, w, s, plan, parts, expert, split, row, pair, pairs,
-            ROWS, K, SLOTS, MERGE, SPLITS, PDL, BLOCK_M, UNROLL, AHEAD,
+            ROWS, K, SLOTS, MERGE, SPLITS, BLOCK_M, UNROLL, AHEAD,
         )  # fmt: skip
         if EPILOGUE == ACTIVATION:
             counter = counters + pair * (ROWS // (2 * GROUP)) + group
             if _is_last(counter, 2 * GROUP // BLOCK_M * SPLITS):
                 _activate(parts, weights, result, limit, pair, group, pairs, ROWS // 2, FP8, SPLITS)
-    elif PDL:  # a grid that ends tells the next one that all before have: none may end without having waited
-        gdc_wait()
 
 
 @triton.jit
 def _tile(
     x, w, s, plan, parts, expert, split, first_row, pair, pairs,
     ROWS: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, MERGE: tl.constexpr, SPLITS: tl.constexpr,
-    PDL: tl.constexpr, BLOCK_M: tl.constexpr, UNROLL: tl.constexpr, AHEAD: tl.constexpr,
+    BLOCK_M: tl.constexpr, UNROLL: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_M rows from ``first_row`` times the part ``split`` of k, for the pair or for the pairs of its plan."""
     column = tl.arange(0, COLUMNS)
@@ -132,8 +125,6 @@ def _tile(
     )
     s_at = s + expert.to(tl.int64) * (ROWS * (K // GROUP)) + row * (K // GROUP) + split * units
     if MERGE:
-        if PDL:
-            gdc_wait()
         count = tl.load(plan + pair * PLAN_WIDTH)
         member = tl.load(plan + pair * PLAN_WIDTH + 8 + column)
     else:  # all columns compute the same, one is stored
@@ -145,8 +136,6 @@ def _tile(
         acc = tl.zeros((BLOCK_M, COLUMNS), tl.float32)
         if AHEAD:
             words, scales = _fetch(w_at, s_at, 0, UNROLL)
-            if PDL and not MERGE:
-                gdc_wait()
             for unit in tl.range(UNROLL, units, UNROLL, num_stages=1):
                 next_words, next_scales = _fetch(w_at, s_at, unit, UNROLL)
                 acc = _accumulate(acc, words, scales, x_at, unit - UNROLL, BLOCK_M, UNROLL)
@@ -154,8 +143,6 @@ def _tile(
                 scales = next_scales
             acc = _accumulate(acc, words, scales, x_at, units - UNROLL, BLOCK_M, UNROLL)
         else:
-            if PDL and not MERGE:
-                gdc_wait()
             for unit in tl.range(0, units, UNROLL, num_stages=1):
                 words, scales = _fetch(w_at, s_at, unit, UNROLL)
                 acc = _accumulate(acc, words, scales, x_at, unit, BLOCK_M, UNROLL)

@@ -17,7 +17,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
 
 from ds4_kernels.triton.common import (
     E4M3_MAX,
@@ -173,15 +172,12 @@ def _input_planes_kernel(x, planes, D: tl.constexpr, FP8: tl.constexpr, BLOCK_GR
 def _combine_kernel(
     parts, ids, out, pairs,
     D: tl.constexpr, TOPK: tl.constexpr, EXPERTS: tl.constexpr, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr,
-    PDL: tl.constexpr,
 ):  # fmt: skip
     """out BF16 ``[T, D]`` = sum over a token's slots of parts FP32 ``[SPLITS, T k, D]``, in a fixed order.
 
     Rows of parts whose id is no expert were never written: they are read, so that no load waits for the ids, and left
     out.
     """
-    if PDL:
-        gdc_wait()
     blocks: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     token = tl.program_id(0) // blocks
     d = (tl.program_id(0) % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -206,19 +202,14 @@ def input_planes(x: Tensor, fp8: bool) -> Tensor:
     return planes
 
 
-def combine(parts: Tensor, ids: Tensor, out: Tensor, experts: int, pdl: bool = False) -> None:
-    """out BF16 ``[T, D]`` = sum over splits and slots of parts FP32 ``[splits, T k, D]``; pdl: starts before parts end."""
+def combine(parts: Tensor, ids: Tensor, out: Tensor, experts: int) -> None:
+    """out BF16 ``[T, D]`` = sum over splits and slots of parts FP32 ``[splits, T k, D]``."""
     splits, pairs, D = parts.shape
     grid = (ids.shape[0] * triton.cdiv(D, COMBINE_BLOCK),)
     _combine_kernel[grid](
-        parts, ids, out, pairs, D=D, TOPK=ids.shape[1], EXPERTS=experts, SPLITS=splits, BLOCK_D=COMBINE_BLOCK, PDL=pdl,
-        num_warps=4, num_stages=1, **launch_options(pdl),
+        parts, ids, out, pairs, D=D, TOPK=ids.shape[1], EXPERTS=experts, SPLITS=splits, BLOCK_D=COMBINE_BLOCK,
+        num_warps=4, num_stages=1,
     )  # fmt: skip
-
-
-def launch_options(pdl: bool) -> dict[str, bool]:
-    """Options of a launch that may start while the kernel before it ends (programmatic dependent launch)."""
-    return {"launch_pdl": True} if pdl else {}
 
 
 def compile_cases() -> list[CompileCase]:
@@ -241,7 +232,7 @@ def compile_cases() -> list[CompileCase]:
             kernel=_combine_kernel,
             signature={"parts": "*fp32", "ids": "*i32", "out": "*bf16", "pairs": "i32"},
             constexprs={
-                "D": 4096, "TOPK": 6, "EXPERTS": 256, "SPLITS": splits, "BLOCK_D": COMBINE_BLOCK, "PDL": False,
+                "D": 4096, "TOPK": 6, "EXPERTS": 256, "SPLITS": splits, "BLOCK_D": COMBINE_BLOCK,
             },
             num_warps=4,
         )
