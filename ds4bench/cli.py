@@ -87,6 +87,12 @@ def gate(
         list[str] | None,
         typer.Option(metavar="FLAG", help="Flag for the launched serve, e.g. --serve-arg=--no-prefix-caching"),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Local copy of the data that the gate reads, e.g. MT-bench's question.jsonl."
+        ),
+    ] = None,
     beside: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="Show published rows beside the run, e.g. vllm-41834. Never decides."),
@@ -118,6 +124,7 @@ def gate(
         beside=beside,
         json=json_,
         quiet=quiet,
+        data=data,
     )
     raise typer.Exit(run_gate(options))
 

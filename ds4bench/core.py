@@ -37,7 +37,7 @@ class CheckStatus(StrEnum):
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """One point of a gate's matrix: ``id`` like ``p8192-c2``; ``params`` are the matrix values."""
+    """One point of a gate's matrix: ``id`` like ``p8192-c2`` or ``items0-49``; ``params`` are the matrix values."""
 
     id: str
     concurrency: int
@@ -104,23 +104,34 @@ class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All requests that started together at one barrier."""
+    """All requests of the scripts that shared one barrier, in the order of the scripts.
+
+    The steady window of a closed loop lies between the instant when all slots were busy and the first instant when a slot
+    found nothing more to start; it is None for an open batch. ``delivered_concurrency`` is the mean number of requests in
+    flight in that window, without one the peak.
+    """
 
     results: list[RequestResult]
     health: ClientHealth
     wall_s: float
-    delivered_concurrency: float  # peak number of requests in flight at the same time
+    delivered_concurrency: float
+    steady_start_s: float | None = None
+    steady_end_s: float | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a workload read in one reply. ``scores`` are workload-defined numbers in 0..1 (for example recall)."""
+    """What a workload read in one reply or script. ``scores`` are workload-defined numbers in 0..1 (for example recall)."""
 
     scores: dict[str, float] = {}
     detail: dict[str, Any] = {}
 
 
-class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of ``requests.jsonl``: a finished request, good or bad. ``attempt`` counts restarts of its batch."""
+class RequestRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of ``requests.jsonl``: a finished request, good or bad. ``attempt`` counts restarts of its batch.
+
+    ``script`` is the place of its script in the batch, ``turn`` counts the requests of that script from 0. ``index`` is the
+    workload's own number for it.
+    """
 
     cell: str
     repeat: int
@@ -129,6 +140,25 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     result: RequestResult
     expect: dict[str, Any] = {}
+    answer: Answer | None = None
+    script: int = 0
+    turn: int = 0
+
+
+class ScriptRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of ``scripts.jsonl``: a script that ended, with what the workload made of all its replies.
+
+    ``key`` names the item, the same in every run (``test/17``, ``TC-08``): paired rules match on cell, repeat and key.
+    ``requests`` is how many requests it sent; rows of a torn earlier try with a higher turn do not count.
+    """
+
+    cell: str
+    repeat: int
+    attempt: int
+    phase: Phase
+    script: int
+    key: str
+    requests: int
     answer: Answer | None = None
 
 
@@ -146,6 +176,8 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, float] = {}  # deltas of the serve's own counters, by the canonical names of targets/dialect.py
     probe_ms: float | None = None  # time of the fixed CPU probe just before the batch (store/provenance.py)
     foreign_cores: float | None = None  # cores that processes other than serve and client kept busy during the batch
+    steady_start_s: float | None = None  # see BatchResult
+    steady_end_s: float | None = None
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +194,15 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[str] = []
     hardware: dict[str, Any] = {}  # cpu, cores, gpus (names), driver: of the serve's machine when it is this one
     local: bool = False
+
+
+class DataIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which items a workload read. All but ``source`` (a path, for ``--resume``) is part of the measurement."""
+
+    name: str
+    items: int
+    sha256: str
+    source: str | None = None
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +276,8 @@ class RunData(msgspec.Struct, frozen=True, kw_only=True):
     batches: list[BatchRow]
     verdict: GateVerdict | None = None
     died: str | None = None  # why the serve was lost, when it was
+    scripts: list[ScriptRow] = []
+    stopped: str | None = None  # why the run ended before its plan did: the gate was decided
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,3 +297,5 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     requests: list[RequestRow]  # measured rows only; content, reasoning and chunk times are dropped
     probe_ms: float | None = None  # median CPU probe over the run
     note: str | None = None
+    scripts: list[ScriptRow] = []  # measured, without their details
+    batches: list[BatchRow] = []

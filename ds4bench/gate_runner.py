@@ -1,7 +1,7 @@
 """Runs a gate's plan against a serve and records what happens: every request as it finishes, every batch when complete.
 
 Repeats are the outer loop and cells the inner one, so that a drift of the machine spreads over all cells. Nothing here
-decides anything; ``verdicts`` reads what is written.
+decides anything; ``verdicts`` reads what is written, and may say between two batches that the gate is decided.
 """
 
 from __future__ import annotations
@@ -15,13 +15,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ds4bench.client import load
 from ds4bench.client.control import ControlClient
 from ds4bench.client.cpu_share import foreign_cores, read_cpu_times
 from ds4bench.client.load import LoadClient
 from ds4bench.client.prometheus import delta, parse_counters
 from ds4bench.client.transport import HttpRequest, HttpxAiohttpTransport
-from ds4bench.core import BatchResult, BatchRow, Cell, Phase, PlannedRequest, RequestResult, RequestRow, RunData
+from ds4bench.core import (
+    BatchResult,
+    BatchRow,
+    Cell,
+    Phase,
+    PlannedRequest,
+    RequestResult,
+    RequestRow,
+    RunData,
+    ScriptRow,
+)
 from ds4bench.errors import TargetDiedError, TargetError
+from ds4bench.workloads.base import Batch, Script
 
 if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
@@ -36,7 +48,7 @@ _DEATH_GRACE_S = 2.0
 
 @dataclass(frozen=True)
 class BatchKey:
-    """One barrier: all requests of a cell in one repeat, at its ``attempt``-th try (0 is the first)."""
+    """One barrier: all scripts of a cell in one repeat, at its ``attempt``-th try (0 is the first)."""
 
     cell: Cell
     repeat: int
@@ -44,12 +56,15 @@ class BatchKey:
     attempt: int
 
 
-def plan(cells: list[Cell], repeats: int, done: RunData | None) -> Iterator[BatchKey]:
+def plan(cells: list[Cell], repeats: int, done: RunData | None, *, independent: bool = False) -> Iterator[BatchKey]:
     """What is left to run, in order. A warm-up precedes each cell's first batch of this session.
 
     A batch that is complete in ``done`` is skipped. One that had begun is run again whole, as the next attempt: its
-    requests must run beside each other to mean anything.
+    requests must run beside each other to mean anything. Where its scripts are ``independent`` items the same attempt goes
+    on instead. A run that was stopped because its gate was decided has nothing left.
     """
+    if done is not None and done.stopped:
+        return
     complete, begun = _history(done)
     warm: set[str] = set()
     for repeat in range(repeats):
@@ -59,7 +74,8 @@ def plan(cells: list[Cell], repeats: int, done: RunData | None) -> Iterator[Batc
             if cell.id not in warm:
                 warm.add(cell.id)
                 yield BatchKey(cell, 0, "warmup", begun[cell.id, 0, "warmup"])
-            yield BatchKey(cell, repeat, "measure", begun[cell.id, repeat, "measure"])
+            attempt = begun[cell.id, repeat, "measure"]
+            yield BatchKey(cell, repeat, "measure", max(0, attempt - 1) if independent else attempt)
 
 
 def _history(done: RunData | None) -> tuple[set[tuple[str, int]], defaultdict[tuple[str, int, Phase], int]]:
@@ -76,7 +92,10 @@ def _history(done: RunData | None) -> tuple[set[tuple[str, int]], defaultdict[tu
 
 
 class GateRunner:
-    """One session of one run: a started target, its workload, and where the rows go."""
+    """One session of one run: a started target, its workload, and where the rows go.
+
+    ``decided`` is asked after every measured batch; a reason ends the run, None goes on.
+    """
 
     def __init__(
         self,
@@ -88,6 +107,7 @@ class GateRunner:
         progress: Progress,
         *,
         probe_ms: Callable[[], float] | None,
+        decided: Callable[[], str | None] | None = None,
     ) -> None:
         self.gate = gate
         self.target = target
@@ -96,76 +116,110 @@ class GateRunner:
         self.writer = writer
         self.progress = progress
         self.probe_ms = probe_ms  # None for a serve on another machine: its speed is not this machine's
+        self.decided = decided
+        self.ended: dict[tuple[str, int, Phase, int], dict[int, ScriptRow]] = {}
 
     async def run(self, done: RunData | None) -> None:
         """Run what ``done`` lacks. Raises TargetDiedError when the serve is lost; everything finished is on disk."""
-        cells = self.workload.cells()
-        batches = list(plan(cells, self.gate.spec.repeats.count, done))
-        self.progress.start(cells, self.gate.spec.repeats.count)
+        cells, repeats = self.workload.cells(), self.gate.spec.repeats.count
+        independent = self.gate.spec.declared.independent
+        batches = list(plan(cells, repeats, done, independent=independent))
+        if independent and done is not None:
+            for row in done.scripts:
+                self.ended.setdefault((row.cell, row.repeat, row.phase, row.attempt), {})[row.script] = row
+        if not batches:
+            return
+        self.progress.start(cells, repeats)
         headers = self.endpoint.headers
         control = ControlClient(self.endpoint.base_url, headers)
         transport = HttpxAiohttpTransport(self.endpoint.base_url, headers)
         try:
-            self.progress.phase("fitting prompts to the served tokenizer")
+            self.progress.phase("preparing the prompts")
             await self.workload.prepare(self.endpoint, control)
             async with LoadClient(transport) as client:
                 for key in batches:
                     await self._batch(key, client, control)
+                    if key.phase == "measure" and (reason := self._decided()):
+                        self.writer.record_stop(reason)
+                        self.progress.note(f"stopped early: {reason}")
+                        return
         finally:
             self.progress.finish()
             await control.close()
 
+    def _decided(self) -> str | None:
+        return self.decided() if self.decided is not None else None
+
     async def _batch(self, key: BatchKey, client: LoadClient, control: ControlClient) -> None:
-        planned = await self._requests(key, control)
-        if not planned:  # a gate without warm-up
+        batch = await self._scripts(key, control)
+        if not batch.scripts:  # a gate without warm-up
             return
-        bodies = [HttpRequest(path=p.path, body=msgspec.json.encode(p.body)) for p in planned]
+        ended = dict(self.ended.get((key.cell.id, key.repeat, key.phase, key.attempt), {}))
+        left = [(number, script) for number, script in enumerate(batch.scripts) if number not in ended]
+        sent = [0] * len(batch.scripts)
+        scripts = [self._client_script(key, number, script, sent) for number, script in left]
         probe = self.probe_ms() if self.probe_ms is not None and key.phase == "measure" else None
         before = await self._counters(control)
         pids = [os.getpid(), self.target.pid] if self.target.pid is not None else None
         cpu = read_cpu_times(pids) if pids else None
-        self.progress.batch_started(key.cell, key.repeat, key.phase, len(planned))
-
-        def on_result(index: int, result: RequestResult) -> None:
-            self.writer.append_request(self._row(key, planned[index], result))
-            self.progress.request_done(key.cell, index, result)
-
-        def on_first_token(index: int, ttft_s: float) -> None:
-            self.progress.first_token(key.cell, index, ttft_s)
-
-        batch = await client.run_batch(
-            bodies,
+        self.progress.batch_started(key.cell, key.repeat, key.phase, len(scripts))
+        result = await client.run_scripts(
+            scripts,
             deadline_s=self.gate.spec.request.deadline_s,
-            on_result=on_result,
-            on_first_token=on_first_token,
+            slots=batch.slots,
+            on_first_token=lambda place, ttft_s: self.progress.first_token(key.cell, left[place][0], ttft_s),
         )
-        foreign = foreign_cores(cpu, read_cpu_times(pids), batch.wall_s) if pids else None
-        await self._check_alive(batch, control)
-        counters = delta(before, await self._counters(control))
+        foreign = foreign_cores(cpu, read_cpu_times(pids), result.wall_s) if pids else None
+        await self._check_alive(result, control)
         row = BatchRow(
             cell=key.cell.id,
             repeat=key.repeat,
             attempt=key.attempt,
             phase=key.phase,
-            requests=len(planned),
-            wall_s=batch.wall_s,
-            delivered_concurrency=batch.delivered_concurrency,
-            health=batch.health,
-            counters=counters,
+            requests=sum(sent) + sum(row.requests for row in ended.values()),
+            wall_s=result.wall_s,
+            delivered_concurrency=result.delivered_concurrency,
+            health=result.health,
+            counters=delta(before, await self._counters(control)),
             probe_ms=probe,
             foreign_cores=foreign,
+            steady_start_s=result.steady_start_s,
+            steady_end_s=result.steady_end_s,
         )
         self.writer.append_batch(row)
         self.progress.batch_done(row)
 
-    async def _requests(self, key: BatchKey, control: ControlClient) -> list[PlannedRequest]:
+    def _client_script(self, key: BatchKey, number: int, script: Script, sent: list[int]) -> load.Script:
+        """The workload's script for the client: requests become bytes, results become rows on disk at once."""
+        first = _encoded(script.first) if script.first is not None else None
+
+        async def run(send_bytes: load.Send) -> None:
+            async def send(planned: PlannedRequest) -> RequestResult:
+                known = first is not None and planned is script.first
+                result = await send_bytes(first if known and first is not None else _encoded(planned))
+                self.writer.append_request(self._row(key, number, sent[number], planned, result))
+                sent[number] += 1
+                self.progress.request_done(key.cell, planned.index, result)
+                return result
+
+            answer = await script.run(send)
+            if answer is not None or self.gate.spec.declared.independent:
+                row = ScriptRow(
+                    cell=key.cell.id, repeat=key.repeat, attempt=key.attempt, phase=key.phase, script=number,
+                    key=script.key, requests=sent[number], answer=answer,
+                )  # fmt: skip
+                self.writer.append_script(row)
+
+        return run
+
+    async def _scripts(self, key: BatchKey, control: ControlClient) -> Batch:
         try:
-            return await self.workload.requests(key.cell, key.repeat, key.attempt, key.phase, control)
+            return await self.workload.batch(key.cell, key.repeat, key.attempt, key.phase, control)
         except TargetError as error:
             await self._raise_if_dead(control)
             raise TargetDiedError(f"the serve stopped answering while prompts were built: {error}") from error
 
-    def _row(self, key: BatchKey, planned: PlannedRequest, result: RequestResult) -> RequestRow:
+    def _row(self, key: BatchKey, script: int, turn: int, planned: PlannedRequest, result: RequestResult) -> RequestRow:
         return RequestRow(
             cell=key.cell.id,
             repeat=key.repeat,
@@ -175,6 +229,8 @@ class GateRunner:
             result=result,
             expect=planned.expect,
             answer=self.workload.read_answer(planned, result),
+            script=script,
+            turn=turn,
         )
 
     async def _counters(self, control: ControlClient) -> dict[str, float]:
@@ -201,3 +257,7 @@ class GateRunner:
             await asyncio.sleep(0.2)
             waited += 0.2
         raise TargetDiedError(self.target.death_note() or "the serve no longer answers /health")
+
+
+def _encoded(planned: PlannedRequest) -> HttpRequest:
+    return HttpRequest(path=planned.path, body=msgspec.json.encode(planned.body))

@@ -1,4 +1,8 @@
-"""Batches of requests that start together: barrier, deadlines, and how well the client itself kept up."""
+"""Batches of scripts that start at a barrier: slots, deadlines, and how well the client itself kept up.
+
+A script sends one request after another and may build the next from the last reply; a plain request is the script that
+sends once. An open batch has a slot for every script; in a closed loop fewer slots take the scripts in order.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import gc
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -18,6 +22,9 @@ from ds4bench.core import BatchResult, ClientHealth, RequestResult
 
 OnResult = Callable[[int, RequestResult], None]
 OnFirstToken = Callable[[int, float], None]
+Send = Callable[[HttpRequest], Awaitable[RequestResult]]
+"""Sends one request now and waits for its end; a request that fails is a failed result, never an exception."""
+Script = Callable[[Send], Awaitable[None]]
 
 OPEN_TIMEOUT_S = 60.0
 
@@ -53,33 +60,71 @@ class LoadClient:
         result, never an exception and never sent again. ``on_result`` is called as each request finishes, in the event
         loop. Cancellation passes through after that.
         """
-        opening = await self._open(len(requests))
-        if isinstance(opening, RequestResult):
-            return _nothing_sent(requests, opening, on_result)
-        load = _Load()
+
+        def once(index: int, request: HttpRequest) -> Script:
+            async def script(send: Send) -> None:
+                result = await send(request)
+                if on_result is not None:
+                    on_result(index, result)
+
+            return script
+
+        scripts = [once(index, request) for index, request in enumerate(requests)]
+        return await self.run_scripts(scripts, deadline_s=deadline_s, on_first_token=on_first_token)
+
+    async def run_scripts(
+        self,
+        scripts: Sequence[Script],
+        *,
+        deadline_s: float,
+        slots: int | None = None,
+        on_first_token: OnFirstToken | None = None,
+    ) -> BatchResult:
+        """Run all scripts, ``slots`` of them at a time (None: all at once), and wait for all of them.
+
+        Connections are open before the barrier. Each request has ``deadline_s`` seconds in all and is never sent again.
+        ``on_first_token`` gets the script's index. What a script raises ends the batch; cancellation passes through.
+        """
+        count = min(slots or len(scripts), len(scripts))
+        opening = await self._open(count)
+        load = _Load(count, len(scripts), refusal=opening if isinstance(opening, RequestResult) else None)
         heartbeat = Heartbeat()
         heartbeat.start()
         async with _quiet_interpreter():
             cpu, started = time.process_time(), time.perf_counter()
-            load.barrier = started
-            tasks = [
-                asyncio.create_task(self._one(i, request, load, deadline_s, on_result, on_first_token))
-                for i, request in enumerate(requests)
-            ]
+            load.begin(started)
+            queue = iter(enumerate(scripts))
+            tasks = [asyncio.create_task(self._slot(queue, load, deadline_s, on_first_token)) for _ in range(count)]
             try:
-                results = await asyncio.gather(*tasks)
+                await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await heartbeat.stop()
             wall, busy = time.perf_counter() - started, time.process_time() - cpu
-        return BatchResult(
-            results=list(results),
-            health=_health(list(results), heartbeat.lags_ms, busy / wall if wall > 0 else 0.0),
-            wall_s=wall,
-            delivered_concurrency=float(load.peak),
-        )
+        return load.batch(heartbeat.lags_ms, 0.0 if load.refusal else wall, busy)
+
+    async def _slot(
+        self,
+        queue: Iterator[tuple[int, Script]],
+        load: _Load,
+        deadline_s: float,
+        on_first_token: OnFirstToken | None,
+    ) -> None:
+        """Take scripts from the queue until there is none."""
+        due: float | None = load.barrier
+        for index, script in queue:
+
+            async def send(request: HttpRequest, index: int = index) -> RequestResult:
+                nonlocal due
+                result = load.refusal or await self._one(index, request, load, due, deadline_s, on_first_token)
+                due = None
+                load.results[index].append(result)
+                return result
+
+            await script(send)
+        load.drained()
 
     async def _open(self, count: int) -> list[float] | RequestResult:
         try:
@@ -96,15 +141,17 @@ class LoadClient:
         index: int,
         request: HttpRequest,
         load: _Load,
+        due: float | None,
         deadline_s: float,
-        on_result: OnResult | None,
         on_first_token: OnFirstToken | None,
     ) -> RequestResult:
+        """One exchange. ``due`` is the barrier for a first request, else None: the instant of this call."""
         exchange = Exchange()
         if on_first_token is not None:
             exchange.on_data = _first_token_watch(exchange, index, on_first_token)
         error: str | None = None
         detail: str | None = None
+        called = time.perf_counter()
         load.enter()
         try:
             async with asyncio.timeout(deadline_s) as limit:
@@ -119,30 +166,70 @@ class LoadClient:
             error, detail = "disconnect", str(failure) or type(failure).__name__
         finally:
             load.leave()
-        start = (exchange.t0 or time.perf_counter()) - load.barrier
+        t0 = exchange.t0 or time.perf_counter()
         async with load.decoding:
             await asyncio.sleep(0)  # one reply a turn of the loop, so that streams still running are stamped in between
-        result = build_result(exchange, start_s=start, lateness_ms=start * 1000, error=error, detail=detail)
-        if on_result is not None:
-            on_result(index, result)
-        return result
+        lateness = (t0 - (called if due is None else due)) * 1000
+        return build_result(exchange, start_s=t0 - load.barrier, lateness_ms=lateness, error=error, detail=detail)
 
 
 class _Load:
-    """Requests in flight, now and at most."""
+    """Requests in flight, now, at most, and on average over the steady window of a closed loop."""
 
-    def __init__(self) -> None:
-        self.barrier = 0.0
+    def __init__(self, slots: int, scripts: int, refusal: RequestResult | None) -> None:
+        self.refusal = refusal  # the serve could not be reached: what every request gets
+        self.results: list[list[RequestResult]] = [[] for _ in range(scripts)]
         self.decoding = asyncio.Lock()
-        self.peak = 0
-        self._now = 0
+        self.barrier = 0.0
+        self._slots = slots
+        self._closed_loop = scripts > slots
+        self._now = self._peak = 0
+        self._area, self._changed = 0.0, 0.0  # request-seconds in flight up to the last change
+        self._full: tuple[float, float] | None = None  # (instant, area) when all slots were busy first
+        self._drained: tuple[float, float] | None = None
+
+    def begin(self, now: float) -> None:
+        """The barrier falls."""
+        self.barrier = self._changed = now
 
     def enter(self) -> None:
-        self._now += 1
-        self.peak = max(self.peak, self._now)
+        """A request goes out."""
+        now = self._advance(1)
+        self._peak = max(self._peak, self._now)
+        if self._now == self._slots and self._full is None:
+            self._full = now, self._area
 
     def leave(self) -> None:
-        self._now -= 1
+        """A request has ended."""
+        self._advance(-1)
+
+    def drained(self) -> None:
+        """A slot found nothing more to start."""
+        if self._drained is None:
+            self._drained = self._advance(0), self._area
+
+    def batch(self, lags_ms: list[float], wall_s: float, busy_s: float) -> BatchResult:
+        """The result of the whole batch."""
+        results = [result for script in self.results for result in script]
+        start = end = None
+        delivered = float(self._peak)
+        if self._closed_loop and self._full and self._drained and self._drained[0] > self._full[0]:
+            start, end = self._full[0] - self.barrier, self._drained[0] - self.barrier
+            delivered = (self._drained[1] - self._full[1]) / (end - start)
+        return BatchResult(
+            results=results,
+            health=_health(results, lags_ms, busy_s / wall_s if wall_s > 0 else 0.0),
+            wall_s=wall_s,
+            delivered_concurrency=delivered,
+            steady_start_s=start,
+            steady_end_s=end,
+        )
+
+    def _advance(self, change: int) -> float:
+        now = time.perf_counter()
+        self._area += self._now * (now - self._changed)
+        self._now, self._changed = self._now + change, now
+        return now
 
 
 def _first_token_watch(exchange: Exchange, index: int, report: OnFirstToken) -> Callable[[float, bytes], None]:
@@ -164,15 +251,6 @@ def _health(results: list[RequestResult], lags_ms: list[float], cpu_share: float
         burst_share=sum(result.burst_reads for result in results) / reads if reads else 0.0,
         cpu_share=cpu_share,
     )
-
-
-def _nothing_sent(requests: Sequence[HttpRequest], failure: RequestResult, on_result: OnResult | None) -> BatchResult:
-    """The serve could not be reached: every request failed before it was sent."""
-    for index in range(len(requests)):
-        if on_result is not None:
-            on_result(index, failure)
-    health = _health([failure], [], 0.0)
-    return BatchResult(results=[failure] * len(requests), health=health, wall_s=0.0, delivered_concurrency=0.0)
 
 
 @asynccontextmanager

@@ -8,9 +8,10 @@ _GROWING = ("counter", "histogram", "summary", "unknown", "untyped")
 
 
 def parse_counters(text: str) -> dict[str, float]:
-    """Samples that only grow, by name, summed over labels; a bucket of a histogram is ``name_bucket{le="0.1"}``.
+    """Samples that only grow, by name, summed over labels but ``le`` of a bucket and ``position`` of a draft token.
 
-    Gauges, quantiles and creation times are left out. Raises TargetError if the text is not Prometheus text.
+    These two stay in the name: ``name_bucket{le="0.1"}``, ``name{position="0"}``. Gauges, quantiles and creation times are
+    left out. Raises TargetError if the text is not Prometheus text.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,8 +21,9 @@ def parse_counters(text: str) -> dict[str, float]:
             for sample in family.samples if family.type in _GROWING else ():
                 if sample.name.endswith("_created") or "quantile" in sample.labels:
                     continue
-                bound = sample.labels.get("le") if sample.name.endswith("_bucket") else None
-                name = sample.name if bound is None else f'{sample.name}{{le="{bound}"}}'
+                label = "le" if sample.name.endswith("_bucket") else "position"
+                value = sample.labels.get(label)
+                name = sample.name if value is None else f'{sample.name}{{{label}="{value}"}}'
                 totals[name] = totals.get(name, 0.0) + sample.value
     except ValueError as error:
         raise TargetError(f"/metrics is not Prometheus text: {error}; is the base URL right?") from error

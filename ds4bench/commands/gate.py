@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,14 @@ from ds4bench import env
 from ds4bench.core import Baseline, CheckStatus, Fingerprint, GateVerdict, RunData, RunManifest
 from ds4bench.errors import SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
-from ds4bench.spec.load import EffectiveGate, effective_from_dict, load_gate
+from ds4bench.spec.load import EffectiveGate, effective, effective_from_dict, load_gate
 from ds4bench.store import baselines, provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.embedded import EmbeddedTarget
 from ds4bench.verdicts.decide import decide
+from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.exit_codes import EXIT
-from ds4bench.workloads.registry import make_workload
+from ds4bench.workloads.registry import make_workload, read_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,7 @@ class GateOptions:
     beside: str | None
     json: bool
     quiet: bool
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ class _Session:
         self.options = options
         self.progress = progress
         self.resumed = runs.load_run(options.resume) if options.resume else None
-        self.gate = self._effective_gate()
+        gate = self._effective_gate()
+        self.data = read_data(gate.spec, options.data or (gate.data.source if gate.data else None))
+        self.gate = effective(gate.spec, gate.profile, self.data.identity) if self.data else gate
+        if self.resumed and self.gate.measurement_hash != gate.measurement_hash:
+            raise SpecError(f"run {options.resume} was measured with other data: give the same file with --data")
         self.named = (
             None
             if options.baseline in ("none", "here")
@@ -136,11 +142,11 @@ class _Session:
     async def _run_plan(
         self, target: Target, endpoint: Endpoint, writer: runs.RunWriter, run_id: str, resumed: RunData | None
     ) -> None:
-        workload = make_workload(self.gate.spec, run_id)
+        workload = make_workload(self.gate.spec, run_id, self.data)
         local = endpoint.fingerprint.local
         runner = GateRunner(
             self.gate, target, endpoint, workload, writer, self.progress,
-            probe_ms=provenance.cpu_probe_ms if local else None,
+            probe_ms=provenance.cpu_probe_ms if local else None, decided=self._early_stop(run_id, endpoint.fingerprint),
         )  # fmt: skip
         try:
             await runner.run(resumed)
@@ -148,6 +154,13 @@ class _Session:
             writer.record_death(str(error))
         except asyncio.CancelledError:
             raise _InterruptedError(run_id) from None
+
+    def _early_stop(self, run_id: str, fingerprint: Fingerprint) -> Callable[[], str | None] | None:
+        """What the runner asks between two batches; None for a gate that always runs to its end."""
+        if not may_stop(self.gate.spec):
+            return None
+        baseline = self._lookup_here(fingerprint) if self.options.baseline == "here" else self.named
+        return lambda: decided_early(self.gate, runs.load_run(run_id), baseline)
 
     @contextlib.asynccontextmanager
     async def _started(self, target: Target, run_id: str) -> AsyncIterator[Endpoint]:
@@ -227,7 +240,8 @@ def _check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:
 def _fit_for_baseline(gate: EffectiveGate, outcome: Outcome) -> bool:
     """Whether a run that had nothing to be compared with can be compared with: complete, and every check verified."""
     done = {(b.cell, b.repeat) for b in outcome.run.batches if b.phase == "measure"}
-    complete = len(done) == len(gate.spec.matrix.cells()) * gate.spec.repeats.count
+    planned = len(gate.spec.matrix.cells()) * gate.spec.repeats.count
+    complete = len(done) == planned or outcome.run.stopped is not None
     unsure = [c for c in outcome.verdict.checks if c.status in (CheckStatus.FAILED, CheckStatus.UNVERIFIED)]
     return complete and not unsure
 

@@ -14,10 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ds4bench.embedded.config import MAX_SPECULATIVE_TOKENS, EngineConfig, ModelConfig
+from ds4bench.embedded.config import (
+    FLASH_LAYERS,
+    GPU_BATCHED_TOKENS,
+    GPU_BLOCKS,
+    MAX_SPECULATIVE_TOKENS,
+    EngineConfig,
+    ModelConfig,
+    flash,
+)
+from ds4bench.embedded.faults import table as fault_table
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
+    from ds4bench.embedded.device.profiler import OpProfiler
+    from ds4bench.embedded.faults.base import Chosen
 
 _DEFAULTS = EngineConfig()
 
@@ -25,6 +37,9 @@ _DEFAULTS = EngineConfig()
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code (2 for a port or a device that cannot be had)."""
     options = _parser().parse_args(argv)
+    if options.list_faults:
+        print(fault_table.listing())  # noqa: T201
+        return 0
     if options.die_with_parent:
         _die_with_parent()
     os.nice(max(0, options.nice))
@@ -36,12 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     host, port = listener.getsockname()[:2]
     try:
-        app = _build(options)
+        profiler = _profiler(options)
+        app = _build(options, profiler)
     except ValueError as error:  # a device or checkpoint that is not there, settings that exclude each other
         print(error, file=sys.stderr)  # noqa: T201
         listener.close()
         return 2
     _announce(app, f"http://{host}:{port}", port, options.port_file)
+    if profiler is not None:
+        _report_at_end(app, profiler, options.profile_ops)
 
     import uvicorn
 
@@ -59,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-model-len", type=int, default=_DEFAULTS.max_model_len, metavar="TOKENS")
     parser.add_argument("--max-num-seqs", type=int, default=_DEFAULTS.max_num_seqs)
     parser.add_argument(
-        "--max-num-batched-tokens", type=int, default=_DEFAULTS.max_num_batched_tokens, help="prefill chunk, in tokens"
+        "--max-num-batched-tokens",
+        type=int,
+        metavar="TOKENS",
+        help=f"prefill chunk (default {_DEFAULTS.max_num_batched_tokens}, on cuda {GPU_BATCHED_TOKENS})",
     )
     parser.add_argument(
         "--num-speculative-tokens",
@@ -68,8 +89,36 @@ def _parser() -> argparse.ArgumentParser:
         default=_DEFAULTS.num_speculative_tokens,
         help="tokens that the model's MTP block drafts in each step (default 0: none)",
     )
-    parser.add_argument("--num-blocks", type=int, default=_DEFAULTS.num_blocks, help="KV blocks of 256 positions")
+    parser.add_argument(
+        "--num-blocks",
+        type=int,
+        metavar="BLOCKS",
+        help=f"KV blocks of 256 positions (default {_DEFAULTS.num_blocks}, on cuda {GPU_BLOCKS})",
+    )
     parser.add_argument("--device", default=_DEFAULTS.device, help="cpu (default) or cuda")
+    parser.add_argument(
+        "--dims",
+        choices=["tiny", "flash"],
+        default="tiny",
+        help="dimensions of the random weights: tiny (default), or DeepSeek-V4-Flash's layers, made on the device",
+    )
+    parser.add_argument(
+        "--layers",
+        type=int,
+        metavar="N",
+        help=f"layers of --dims flash, 1 to {FLASH_LAYERS} (default: as many as the GPU's memory holds)",
+    )
+    parser.add_argument("--enforce-eager", action="store_true", help="on cuda: decode without CUDA graphs")
+    parser.add_argument(
+        "--no-warm-up", action="store_true", help="on cuda: compile and capture when first needed, not at the start"
+    )
+    parser.add_argument(
+        "--profile-ops",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="time every op; print the shares at the end, and write them to FILE (JSON). Costs some speed",
+    )
     parser.add_argument(
         "--backend",
         choices=["auto", "fused", "ops"],
@@ -91,11 +140,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="seed of the random weights")
     parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[:ARGUMENT]",
+        help="for testing gates: serve with this fault (--list-faults has them), which /version and every run then show; "
+        "may be repeated",
+    )
+    parser.add_argument("--list-faults", action="store_true", help="say what faults there are, and stop")
+    parser.add_argument(
         "--prefill-delay-share",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="for testing gates: make each prefill step longer by this share of itself, 0.2 is 20 %%",
+        help="short for --fault slow-prefill:PERCENT%%; 0.2 is 20 %%",
     )
     parser.add_argument(
         "--nice",
@@ -107,49 +165,48 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _build(options: argparse.Namespace) -> Starlette:
+def _build(options: argparse.Namespace, profiler: OpProfiler | None) -> Starlette:
     from ds4bench import __version__
     from ds4bench.embedded import stored
-    from ds4bench.embedded.delay import PrefillDelay
-    from ds4bench.embedded.engine import Engine, Runner
+    from ds4bench.embedded.device.random_weights import RandomWeights
+    from ds4bench.embedded.engine import Engine
+    from ds4bench.embedded.faults.base import Serve
     from ds4bench.embedded.metrics import EngineMetrics
     from ds4bench.embedded.runner import ModelRunner
-    from ds4bench.embedded.server import ServeInfo, build_app
+    from ds4bench.embedded.server import ChatFormat, ServeInfo, build_app
     from ds4bench.embedded.tokenizer import Tokenizer
 
+    faults = _faults(options)
     tokenizer = Tokenizer()
     folder = None if options.weights == "random" else Path(options.weights)
-    model = ModelConfig(vocab_size=tokenizer.vocab_size) if folder is None else stored.read_config(folder)
+    if folder is not None and (options.dims == "flash" or options.layers is not None):
+        raise ValueError("--dims and --layers choose random weights: leave out --weights")
+    config = _engine_config(options)
+    model = _model(options, config, tokenizer.vocab_size) if folder is None else stored.read_config(folder)
     checkpoint = None if folder is None else stored.read(folder)
-    config = replace(
-        _DEFAULTS,
-        num_blocks=options.num_blocks,
-        max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
-        max_model_len=min(options.max_model_len, model.max_position),
-        enable_prefix_caching=not options.no_prefix_caching,
-        num_threads=options.threads,
-        seed=options.seed,
-        device=options.device,
-        backend=options.backend,
-        num_speculative_tokens=options.num_speculative_tokens,
-    )
-    delay = options.prefill_delay_share
-    revision = ""
+    config = replace(config, max_model_len=min(config.max_model_len, model.max_position))
+    fault_table.check(faults, config)
+    runner: ModelRunner | None = None
 
-    def make_runner() -> Runner:
-        nonlocal revision
-        runner = ModelRunner(model, config, checkpoint)
-        revision = runner.weights_revision
-        return PrefillDelay(runner, delay) if delay else runner
+    def make_runner() -> ModelRunner:
+        nonlocal runner
+        made = RandomWeights(model, config.seed, config.device) if options.dims == "flash" else None
+        runner = ModelRunner(model, config, made or checkpoint, profiler=profiler)
+        return runner
 
     speculative = config.num_speculative_tokens
     engine = Engine(make_runner, tokenizer, config, EngineMetrics(model.name, speculative))
+    assert runner is not None
+    chat = ChatFormat(options.chat_profile)
+    serve = Serve(runner, engine, chat)
+    engine.in_thread(lambda: fault_table.install(faults, serve))
+    if not options.no_warm_up:  # behind the faults: a graph keeps what it has captured
+        engine.in_thread(runner.warm_up)
     info = ServeInfo(
         version=__version__,
         model=model.name,
         weights="random" if folder is None else "trained",
-        model_revision=revision,
+        model_revision=runner.weights_revision,
         prefix_caching=config.enable_prefix_caching,
         speculative=f"mtp:{speculative}" if speculative else None,
         flags={
@@ -162,11 +219,78 @@ def _build(options: argparse.Namespace) -> Starlette:
             "threads": config.num_threads,
             "device": config.device,
             "backend": "ops" if config.uses_ops else "fused",
+            "num_layers": model.num_layers,
+            "cuda_graphs": runner.uses_graphs,
             "chat_profile": options.chat_profile,
         },
-        faults=[f"slow-prefill:{delay:.0%}"] if delay else [],
+        faults=[fault.text for fault in faults],
     )
-    return build_app(engine, info, options.chat_profile)
+    return build_app(engine, info, chat)
+
+
+def _engine_config(options: argparse.Namespace) -> EngineConfig:
+    blocks, chunk = _DEFAULTS.num_blocks, _DEFAULTS.max_num_batched_tokens
+    if options.device != "cpu":
+        blocks, chunk = GPU_BLOCKS, GPU_BATCHED_TOKENS
+    return replace(
+        _DEFAULTS,
+        num_blocks=blocks if options.num_blocks is None else options.num_blocks,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=chunk if options.max_num_batched_tokens is None else options.max_num_batched_tokens,
+        max_model_len=options.max_model_len,
+        enable_prefix_caching=not options.no_prefix_caching,
+        num_threads=options.threads,
+        seed=options.seed,
+        device=options.device,
+        backend=options.backend,
+        num_speculative_tokens=options.num_speculative_tokens,
+        enforce_eager=options.enforce_eager,
+    )
+
+
+def _model(options: argparse.Namespace, config: EngineConfig, vocab_size: int) -> ModelConfig:
+    """The model of random weights. Raises ValueError for settings that exclude each other."""
+    if options.dims == "tiny":
+        if options.layers is not None:
+            raise ValueError("--layers needs --dims flash")
+        return ModelConfig(vocab_size=vocab_size)
+    if not config.uses_ops:
+        raise ValueError("--dims flash runs on the ops backend: add --device cuda (or --backend ops)")
+    from ds4bench.embedded.device.memory import flash_that_fits
+
+    return flash(options.layers, vocab_size) if options.layers is not None else flash_that_fits(config, vocab_size)
+
+
+def _profiler(options: argparse.Namespace) -> OpProfiler | None:
+    if options.profile_ops is None:
+        return None
+    if options.backend == "fused" or (options.backend == "auto" and options.device == "cpu"):
+        raise ValueError("--profile-ops times the ops backend: add --device cuda (or --backend ops)")
+    from ds4bench.embedded.device.profiler import OpProfiler
+    from ds4bench.embedded.runner import require_device
+
+    require_device(options.device)
+    return OpProfiler(options.device)
+
+
+def _report_at_end(app: Starlette, profiler: OpProfiler, path: str) -> None:
+    """When the application has stopped: print the profile, and write it where it was asked for."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(application: Starlette) -> AsyncIterator[None]:
+        async with inner(application):
+            yield
+        print(profiler.text(), flush=True)  # noqa: T201
+        if path:
+            profiler.write(Path(path))
+
+    app.router.lifespan_context = lifespan
+
+
+def _faults(options: argparse.Namespace) -> list[Chosen]:
+    share = options.prefill_delay_share
+    return fault_table.choose([*options.fault, *([f"slow-prefill:{share * 100:g}%"] if share else [])])
 
 
 def _announce(app: Starlette, url: str, port: int, port_file: Path | None) -> None:

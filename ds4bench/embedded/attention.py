@@ -16,10 +16,13 @@ from ds4_kernels.reference.precision import bf16_products
 from torch import Tensor
 
 from ds4bench.embedded.batch import Batch, Segment, entry_slots
-from ds4bench.embedded.caches import KeyCache, LayerCache, StateRing
+from ds4bench.embedded.caches import IndexCache, KeyCache, LayerCache, StateRing
 from ds4bench.embedded.config import C4A, ModelConfig
 from ds4bench.embedded.layers import ACTIVATION_GROUP, Linear
 from ds4bench.embedded.weights import Weights
+
+Queries = tuple[Tensor, Tensor]
+"""The indexer's: q ``[T, heads, 128]`` and weights ``[T, heads]``."""
 
 
 class Compressor:
@@ -102,7 +105,7 @@ class Indexer:
         keys, slots = self.compressor(x, batch, cache.index_ring)
         cache.index.write(slots, keys)
 
-    def queries(self, x: Tensor, q_latent: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def queries(self, x: Tensor, q_latent: Tensor, positions: Tensor) -> Queries:
         """(q ``[T, heads, 128]`` as e4m3 values, weights ``[T, heads]`` with q's scale and both factors folded in)."""
         q = self.wq_b(q_latent).view(-1, self.config.index_heads, self.config.index_head_dim)
         q = apply_rope_(q, self.rope[positions])
@@ -111,6 +114,21 @@ class Indexer:
             return q, weights
         values, scale = quant.fp8_quantize(q, self.config.index_head_dim)
         return quant.e4m3_to_float(values, q.dtype), weights * quant.e8m0_value(scale, q.dtype).squeeze(-1)
+
+    def best(self, queries: Queries, cache: IndexCache, slots: Tensor, visible: Tensor) -> Tensor:
+        """Picks ``[T, topk]`` of a segment's tokens, -1 = none: token t sees the first ``visible[t]`` of slots ``[N]``."""
+        q, weights = queries
+        return selection.topk_visible(q, *cache.read(slots), weights, visible, self.config.index_topk)
+
+    def best_of_each(self, queries: Queries, cache: IndexCache, slots: Tensor, visible: Tensor) -> Tensor:
+        """Picks ``[B, topk]`` of single tokens, each with its own slots ``[B, N]`` and ``visible [B]``."""
+        q, weights = queries
+        values, scales = cache.read(slots.flatten())
+        scores = torch.bmm(q, values.view(*slots.shape, -1).transpose(1, 2)).relu_()
+        logits = torch.bmm(weights.unsqueeze(1), scores).squeeze(1).mul_(scales.view(slots.shape))
+        picks = torch.empty(len(slots), self.config.index_topk, dtype=torch.int64)
+        selection.select_topk(logits, visible, picks)
+        return picks
 
 
 class Attention:
@@ -139,7 +157,7 @@ class Attention:
         if self.compressor is not None and cache.compressed is not None and cache.ring is not None:
             entries, slots = self.compressor(x, batch, cache.ring)
             cache.compressed.write(slots, entries)
-        index: tuple[Tensor, Tensor] | None = None
+        index: Queries | None = None
         if self.indexer is not None:
             self.indexer.update(x, batch, cache)
             index = self.indexer.queries(x, q_latent, batch.positions)
@@ -175,13 +193,8 @@ class Attention:
             latent = torch.bmm(grouped.transpose(0, 1), self.wo_a.transpose(1, 2)).transpose(0, 1)
         return self.wo_b(latent.reshape(out.shape[0], -1))
 
-    def _prefill(
-        self, q: Tensor, index: tuple[Tensor, Tensor] | None, segment: Segment, batch: Batch, cache: LayerCache
-    ) -> Tensor:
-        history = min(segment.start, self.config.window - 1)
-        past = torch.arange(segment.start - history, segment.end)
-        keys = cache.window.read(entry_slots(segment.blocks, past, 1, batch.block_size))
-        states = [ops.accumulate_window(q, keys, self.config.window, history, self.softmax_scale)]
+    def _prefill(self, q: Tensor, index: Queries | None, segment: Segment, batch: Batch, cache: LayerCache) -> Tensor:
+        states = [self.window_of_segment(q, segment, batch, cache)]
         count = segment.end // self.ratio if self.ratio else 0
         if count and cache.compressed is not None:
             slots = entry_slots(segment.blocks, torch.arange(count), self.ratio, batch.block_size)
@@ -190,49 +203,53 @@ class Attention:
             if index is None:
                 states.append(ops.accumulate_dense(q, entries, visible, self.softmax_scale))
             else:
-                assert cache.index is not None
-                picks = selection.topk_visible(
-                    index[0], *cache.index.read(slots), index[1], visible, self.config.index_topk
-                )
+                assert self.indexer is not None and cache.index is not None
+                picks = self.indexer.best(index, cache.index, slots, visible)
                 states.append(ops.accumulate_indexed(q, entries, picks, self.softmax_scale))
-        return ops.finish(states, self.sink)[0]
+        return self.merge(states)
 
-    def _decode(self, q: Tensor, index: tuple[Tensor, Tensor] | None, batch: Batch, cache: LayerCache) -> Tensor:
+    def _decode(self, q: Tensor, index: Queries | None, batch: Batch, cache: LayerCache) -> Tensor:
         positions = batch.decode_positions.unsqueeze(-1)
-        past = positions - torch.arange(self.config.window)
+        past = self.window_of_tokens(positions)
         keys = [self._gather(cache.window, past, 1, batch)]
         valid = [past >= 0]
         if cache.compressed is not None:
             entries = self._decode_entries(index, positions, batch, cache)
             keys.append(self._gather(cache.compressed, entries, self.ratio, batch))
             valid.append(entries >= 0)
-        state = ops.accumulate_gathered(q, torch.cat(keys, 1), torch.cat(valid, 1), self.softmax_scale)
-        return ops.finish([state], self.sink)[0]
+        return self.merge([ops.accumulate_gathered(q, torch.cat(keys, 1), torch.cat(valid, 1), self.softmax_scale)])
 
-    def _decode_entries(
-        self, index: tuple[Tensor, Tensor] | None, positions: Tensor, batch: Batch, cache: LayerCache
-    ) -> Tensor:
+    def window_of_segment(self, q: Tensor, segment: Segment, batch: Batch, cache: LayerCache) -> ops.SoftmaxState:
+        """The sliding window's part of the attention of a segment's queries."""
+        history = min(segment.start, self.config.window - 1)
+        past = torch.arange(segment.start - history, segment.end)
+        keys = cache.window.read(entry_slots(segment.blocks, past, 1, batch.block_size))
+        return ops.accumulate_window(q, keys, self.config.window, history, self.softmax_scale)
+
+    def window_of_tokens(self, positions: Tensor) -> Tensor:
+        """Positions ``[B, window]`` that single tokens at ``positions [B, 1]`` see in the window; negative = none."""
+        return positions - torch.arange(self.config.window)
+
+    def merge(self, states: list[ops.SoftmaxState]) -> Tensor:
+        """Attention ``[T, H, 512]`` over subsets of the keys as one; the sink counts in the denominator."""
+        return ops.finish(states, self.sink)[0]
+
+    def _decode_entries(self, index: Queries | None, positions: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """Visible compressed entries ``[B, n]`` of each single-token row, -1 = none."""
         visible = (positions + 1) // self.ratio
         entries = torch.arange(int(visible.max())).expand(len(positions), -1)
         if index is None or entries.shape[1] <= self.config.index_topk:
             return torch.where(entries < visible, entries, -1)
-        assert cache.index is not None
+        assert self.indexer is not None and cache.index is not None
         slots = entry_slots(
             batch.decode_blocks, torch.where(entries < visible, entries, 0), self.ratio, batch.block_size
         )
-        values, scales = cache.index.read(slots.flatten())
-        queries, weights = index
-        scores = torch.bmm(queries, values.view(*slots.shape, -1).transpose(1, 2)).relu_()
-        logits = torch.bmm(weights.unsqueeze(1), scores).squeeze(1).mul_(scales.view(slots.shape))
-        picks = torch.empty(len(positions), self.config.index_topk, dtype=torch.int64)
-        selection.select_topk(logits, visible.squeeze(-1), picks)
-        return picks
+        return self.indexer.best_of_each(index, cache.index, slots, visible.squeeze(-1))
 
     def _gather(self, cache: KeyCache, entries: Tensor, ratio: int, batch: Batch) -> Tensor:
         slots = entry_slots(batch.decode_blocks, entries, ratio, batch.block_size)
         return cache.read(slots.flatten()).view(*entries.shape, self.config.head_dim)
 
 
-def _rows(index: tuple[Tensor, Tensor] | None, rows: slice) -> tuple[Tensor, Tensor] | None:
+def _rows(index: Queries | None, rows: slice) -> Queries | None:
     return None if index is None else (index[0][rows], index[1][rows])

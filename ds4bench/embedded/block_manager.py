@@ -69,7 +69,7 @@ class BlockManager:
             return False
         for _ in range(missing):
             block_id = next(iter(self.free))
-            self._forget(block_id)
+            self.forget(block_id)
             self._take(block_id)
             seq.block_ids.append(block_id)
         return True
@@ -99,6 +99,14 @@ class BlockManager:
         seq.block_ids.clear()
         seq.block_hashes.clear()
 
+    def forget(self, block_id: int) -> None:
+        """No later prompt finds this block; whoever uses it keeps it."""
+        block = self.blocks[block_id]
+        if block.digest is not None:
+            del self.cached[block.digest]
+            block.digest = None
+            block.token_ids = []
+
     def reset_cache(self) -> None:
         """Forget every cached block; running sequences keep theirs."""
         for block in self.blocks:
@@ -115,13 +123,6 @@ class BlockManager:
         if block.ref_count == 0:
             del self.free[block_id]
         block.ref_count += 1
-
-    def _forget(self, block_id: int) -> None:
-        block = self.blocks[block_id]
-        if block.digest is not None:
-            del self.cached[block.digest]
-            block.digest = None
-            block.token_ids = []
 
 
 def _seed(cache_salt: str) -> bytes:

@@ -15,6 +15,12 @@ C128A = 128
 
 MAX_SPECULATIVE_TOKENS = 3
 
+GPU_BATCHED_TOKENS = 8192
+"""Prefill chunk on a GPU: below it the routed experts read their weights for too few tokens each (8,192 x 6 / 256 = 192)."""
+
+GPU_BLOCKS = 2304
+"""KV blocks on a GPU: four sequences of 124,080 tokens and their answers, and some room for cached prefixes."""
+
 
 @dataclass(frozen=True)
 class YarnConfig:
@@ -88,6 +94,36 @@ NANO = ModelConfig(
 )
 """The trained model: 18 M parameters with the MTP block, 9 M of them at work on a token."""
 
+FLASH_LAYERS = 43
+
+
+def flash(num_layers: int, vocab_size: int) -> ModelConfig:
+    """DeepSeek-V4-Flash's layer dimensions (kernels.md 1.1) in ``num_layers`` layers, 1 to 43.
+
+    Everything that a layer computes has its real size. The vocabulary is the caller's: the engine's tokenizer can decode
+    its own 2,048 tokens only, and a random head over 129,280 would almost never name one of them. That leaves
+    out 0.25 ms of a decode step (calculated: the head's 1.06 GB in BF16 at 4.3 TB/s) and next to nothing of a prefill. The
+    rope tables end at 262,144 positions instead of 1,048,576.
+    """
+    if not 1 <= num_layers <= FLASH_LAYERS:
+        raise ValueError(f"layers must be 1 to {FLASH_LAYERS}, not {num_layers}")
+    return ModelConfig(
+        name="ds4-flash" if num_layers == FLASH_LAYERS else f"ds4-flash-{num_layers}l",
+        vocab_size=vocab_size,
+        dim=4096,
+        num_heads=64,
+        q_lora_rank=1024,
+        o_groups=8,
+        o_lora_rank=1024,
+        compress_ratios=tuple(SWA_ONLY if i < 2 else (C4A, C128A)[i % 2] for i in range(num_layers)),
+        index_heads=64,
+        index_topk=512,
+        num_experts=256,
+        experts_per_token=6,
+        expert_dim=2048,
+        max_position=262_144,
+    )
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -95,7 +131,7 @@ class EngineConfig:
 
     ``backend`` is what computes: ``fused``, the model made for CPUs, or ``ops``, the one on the ops of ``ds4_kernels``;
     ``auto`` is ``fused`` on a CPU and ``ops`` on a GPU. ``num_speculative_tokens`` are drafted by the model's MTP block in
-    each step, 0 to 3.
+    each step, 0 to 3. ``enforce_eager``: no CUDA graphs.
     """
 
     block_size: int = 256
@@ -110,6 +146,7 @@ class EngineConfig:
     seed: int = 20_260_501
     num_threads: int | None = None
     num_speculative_tokens: int = 0
+    enforce_eager: bool = False
 
     def __post_init__(self) -> None:
         if self.block_size % C128A:

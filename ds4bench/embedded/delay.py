@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from ds4bench.embedded.batch import StepInput
-from ds4bench.embedded.engine import Runner
+    from ds4bench.embedded.batch import StepInput
+
+Step = Callable[["list[StepInput]"], "Tensor"]
 
 
-class PrefillDelay:
-    """Makes every step that contains prefill longer by ``share`` of its own duration."""
+def slowed(step: Step, share: float, applies: Callable[[list[StepInput]], bool]) -> Step:
+    """A runner's ``step`` that waits, after each step that it ``applies`` to, for ``share`` of the step's duration."""
 
-    def __init__(self, runner: Runner, share: float) -> None:
-        self._runner = runner
-        self._share = share
-
-    def step(self, inputs: list[StepInput]) -> Tensor:
-        """Run the step, then wait."""
+    def slow_step(inputs: list[StepInput]) -> Tensor:
         started = time.perf_counter()
-        logits = self._runner.step(inputs)
-        if not all(item.is_decode for item in inputs):
-            time.sleep((time.perf_counter() - started) * self._share)
+        logits = step(inputs)
+        if applies(inputs):
+            time.sleep((time.perf_counter() - started) * share)
         return logits
 
-    def draft(self, inputs: list[StepInput], sources: list[int]) -> Tensor:
-        """Draft without delay."""
-        return self._runner.draft(inputs, sources)
+    return slow_step

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from ds4bench.embedded.batch import StepInput
 from ds4bench.embedded.block_manager import BlockManager
 from ds4bench.embedded.config import EngineConfig
 from ds4bench.embedded.metrics import EngineMetrics
-from ds4bench.embedded.sampling import Chosen, sample
+from ds4bench.embedded.sampling import Chosen, Verifier, sample, verified
 from ds4bench.embedded.scheduler import Scheduled, Scheduler
 from ds4bench.embedded.sequence import SamplingParams, Sequence
 from ds4bench.embedded.speculative import Computed, Drafter, MtpDrafter
@@ -25,6 +25,8 @@ from ds4bench.embedded.stopping import OutputText, TokenText
 from ds4bench.embedded.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Runner(Protocol):
@@ -98,10 +100,11 @@ class Engine:
             lookahead=1 if config.num_speculative_tokens else 0,
         )
         self.scheduler = Scheduler(config, self.blocks)
+        self.verify: Verifier = verified
         self.dead: str | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._loop_done: Future[None] | None = None
-        self._runner = self._thread.submit(make_runner).result()
+        self._runner = self.in_thread(make_runner)
         self._drafter = make_drafter(self._runner, tokenizer.eos_id) if config.num_speculative_tokens else None
         self._requests: dict[int, Request] = {}
         self._work = threading.Condition()
@@ -111,6 +114,10 @@ class Engine:
     def max_model_len(self) -> int:
         """Longest prompt plus output, in tokens: what was asked for and what the blocks can hold."""
         return min(self.config.max_model_len, self.config.num_blocks * self.config.block_size)
+
+    def in_thread(self, work: Callable[[], _T]) -> _T:
+        """Run something in the engine's thread, before ``start``: all of torch should."""
+        return self._thread.submit(work).result()
 
     def start(self) -> None:
         """Start serving requests."""
@@ -124,6 +131,11 @@ class Engine:
         if self._loop_done is not None:
             self._loop_done.result()
         self._thread.shutdown()
+
+    def wait_for_stop(self) -> None:
+        """Block until ``stop`` is called."""
+        with self._work:
+            self._work.wait_for(lambda: self._stopping)
 
     async def generate(
         self, prompt_ids: list[int], params: SamplingParams, cache_salt: str = ""
@@ -187,7 +199,7 @@ class Engine:
         alive = [i for i, item in enumerate(step) if item.seq.seq_id in self._requests]  # else the client went away
         self.scheduler.finish_step([step[i] for i in alive])
         sequences, drafts = [item.seq for item in done], [item.draft for item in done]
-        chosen = sample(logits, sequences, drafts, self.tokenizer.eos_id) if done else []
+        chosen = sample(logits, sequences, drafts, self.tokenizer.eos_id, self.verify) if done else []
         for seq, draft, tokens in zip(sequences, drafts, chosen, strict=True):
             request = self._requests.get(seq.seq_id)
             if request is not None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ds4bench.embedded.chat.dsml import ToolCallDelta
 from ds4bench.embedded.chat.parse import Delta, ParsedReply, ReplyParser, TextDelta
+from ds4bench.embedded.chat.reasoning import Kind
 from ds4bench.embedded.engine import Output
 from ds4bench.embedded.sequence import TokenLogprob
 from ds4bench.embedded.stopping import TokenText
@@ -114,16 +115,24 @@ class CompletionReply(_Counting):
 class ChatReply(_Counting):
     """``/v1/chat/completions``: reasoning, content and tool calls apart, as the parser finds them.
 
-    Tokens count as reasoning while the parser is inside it, ``</think>`` included.
+    Tokens count as reasoning while the parser is inside it, ``</think>`` included. ``reasoning_field`` is reasoning's name
+    in messages and deltas.
     """
 
     chunk_name = "chat.completion.chunk"
 
     def __init__(
-        self, reply_id: str, model: str, tokenizer: Tokenizer, prompt_tokens: int, parser: ReplyParser
+        self,
+        reply_id: str,
+        model: str,
+        tokenizer: Tokenizer,
+        prompt_tokens: int,
+        parser: ReplyParser,
+        reasoning_field: str = "reasoning",
     ) -> None:
         super().__init__(reply_id, model, tokenizer, prompt_tokens)
         self._parser = parser
+        self._fields: dict[Kind, str] = {"reasoning": reasoning_field, "content": "content"}
         self._reply = ParsedReply()
         self.reasoning_tokens = 0 if parser.in_reasoning else None
         self._logprobs: list[Json] = []
@@ -144,7 +153,8 @@ class ChatReply(_Counting):
             self.finish_reason = "tool_calls"
         logprobs = [self._logprob(piece.logprob) for piece in output.tokens if piece.logprob]
         self._logprobs += logprobs
-        payloads = _payloads(deltas) or [{"reasoning" if self._parser.in_reasoning else "content": ""}]
+        kind: Kind = "reasoning" if self._parser.in_reasoning else "content"
+        payloads = _payloads(deltas, self._fields) or [{self._fields[kind]: ""}]
         chunks = [self._chunk(payload, None, None) for payload in payloads]
         chunks[0]["choices"][0]["logprobs"] = {"content": logprobs} if logprobs else None
         chunks[-1]["choices"][0]["finish_reason"] = self.finish_reason
@@ -156,7 +166,7 @@ class ChatReply(_Counting):
         message: Json = {
             "role": "assistant",
             "content": self._reply.content or (None if calls else ""),
-            "reasoning": self._reply.reasoning or None,
+            self._fields["reasoning"]: self._reply.reasoning or None,
         }
         if calls:
             message["tool_calls"] = calls
@@ -191,16 +201,17 @@ class ChatReply(_Counting):
         return {**entry(logprob.token_id, logprob.logprob), "top_logprobs": top}
 
 
-def _payloads(deltas: list[Delta]) -> list[Json]:
+def _payloads(deltas: list[Delta], fields: dict[Kind, str]) -> list[Json]:
     """``delta`` of each chunk: neighbours of one kind, or of one tool call, go together."""
     payloads: list[Json] = []
     for delta in deltas:
         last = payloads[-1] if payloads else {}
         if isinstance(delta, TextDelta):
-            if delta.kind in last:
-                last[delta.kind] += delta.text
+            field = fields[delta.kind]
+            if field in last:
+                last[field] += delta.text
             else:
-                payloads.append({delta.kind: delta.text})
+                payloads.append({field: delta.text})
         elif delta.id is None and "tool_calls" in last:  # arguments of the call that the last chunk is about
             last["tool_calls"][0]["function"]["arguments"] += delta.arguments
         else:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
 from ds4bench.embedded.batch import Batch, StepInput
 from ds4bench.embedded.caches import LayerCache
-from ds4bench.embedded.config import SWA_ONLY, EngineConfig, ModelConfig
+from ds4bench.embedded.config import C128A, SWA_ONLY, EngineConfig, ModelConfig
 from ds4bench.embedded.device.model import DeviceModel
 from ds4bench.embedded.device.mtp import DeviceMtpBlock
+from ds4bench.embedded.device.profiler import OpProfiler
+from ds4bench.embedded.device.replay import Capture, CudaCapture, GraphRunner
+from ds4bench.embedded.device.upload import upload
+from ds4bench.embedded.device.weights import ModelWeights, StoredWeights
 from ds4bench.embedded.model import DeepseekV4
 from ds4bench.embedded.mtp import MtpBlock
 from ds4bench.embedded.weights import MTP_PREFIX, Checkpoint, Weights, random_checkpoint, revision
@@ -26,50 +31,140 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class ModelRunner:
     """The model with its caches on one device. ``checkpoint`` None means random weights from ``engine.seed``.
 
+    Decode steps are captured by ``capture`` and replayed: with CUDA graphs on a GPU unless ``enforce_eager``, by default
+    not at all elsewhere. ``profiler`` times the steps.
+
     Raises ValueError for a device that is not there, for a model that the backend cannot run, and for speculation with a
     checkpoint that has no MTP block.
     """
 
-    def __init__(self, model: ModelConfig, engine: EngineConfig, checkpoint: Checkpoint | None = None) -> None:
-        if engine.device != "cpu" and not torch.cuda.is_available():
-            raise ValueError(f"device {engine.device}: torch {torch.__version__} finds no CUDA device here")
+    def __init__(
+        self,
+        model: ModelConfig,
+        engine: EngineConfig,
+        checkpoint: Checkpoint | ModelWeights | None = None,
+        *,
+        capture: Capture | None = None,
+        profiler: OpProfiler | None = None,
+    ) -> None:
+        require_device(engine.device)
+        if torch.device(engine.device).index is not None:
+            torch.cuda.set_device(torch.device(engine.device))  # of this thread: where Triton launches
         _keep_freed_memory()
         if engine.num_threads is not None:
             torch.set_num_threads(engine.num_threads)
-        checkpoint = random_checkpoint(model, engine.seed) if checkpoint is None else checkpoint
-        dtype = _DTYPES[engine.dtype]
         self.model_config = model
         self.engine_config = engine
-        self.weights_revision = revision(checkpoint)
+        self._profiler = profiler
         self.model: DeepseekV4 | DeviceModel
         self.mtp: MtpBlock | DeviceMtpBlock | None = None
-        speculates = engine.num_speculative_tokens > 0
-        if speculates and not any(name.startswith(MTP_PREFIX) for name in checkpoint):
-            raise ValueError("the checkpoint has no MTP block to speculate with; use num_speculative_tokens 0")
+        self._graphs: GraphRunner | None = None
+        if checkpoint is None:
+            checkpoint = random_checkpoint(model, engine.seed)
+        dtype = _DTYPES[engine.dtype]
         if engine.uses_ops:
-            self.model = device_model = DeviceModel(model, checkpoint, engine.device, engine.num_speculative_tokens)
-            self.mtp = DeviceMtpBlock(device_model, checkpoint) if speculates else None
+            weights = (
+                StoredWeights(checkpoint, torch.device(engine.device)) if isinstance(checkpoint, dict) else checkpoint
+            )
+            self._load_device(weights)
+        elif isinstance(checkpoint, dict):
+            self._load_fused(checkpoint, dtype)
         else:
-            weights = Weights(checkpoint, dtype)
-            self.model = fused_model = DeepseekV4(model, weights)
-            self.mtp = MtpBlock(model, weights, fused_model) if speculates else None
+            raise ValueError("the fused backend reads whole checkpoints; these weights need --backend ops")
         self.caches = [LayerCache(model, engine, ratio, dtype) for ratio in model.compress_ratios]
-        self.mtp_cache = LayerCache(model, engine, SWA_ONLY, dtype) if speculates else None
+        self.mtp_cache = LayerCache(model, engine, SWA_ONLY, dtype) if engine.num_speculative_tokens else None
+        if capture is None and engine.device != "cpu" and not engine.enforce_eager:
+            capture = CudaCapture()
+        if capture is not None and isinstance(self.model, DeviceModel):
+            mtp = self.mtp if isinstance(self.mtp, DeviceMtpBlock) else None
+            self._graphs = GraphRunner(self.model, self.caches, mtp, self.mtp_cache, engine, capture)
         self._streams: list[Tensor] = []  # of each input of the last call, as a draft may go on from them
+
+    def _load_device(self, weights: ModelWeights) -> None:
+        drafts = self.engine_config.num_speculative_tokens
+        self.weights_revision = weights.revision()
+        _require_mtp(drafts, weights.has_mtp())
+        self.model = model = DeviceModel(self.model_config, weights, drafts)
+        self.mtp = DeviceMtpBlock(model, weights) if drafts else None
+
+    def _load_fused(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        drafts = self.engine_config.num_speculative_tokens
+        self.weights_revision = revision(checkpoint)
+        _require_mtp(drafts, any(name.startswith(MTP_PREFIX) for name in checkpoint))
+        weights = Weights(checkpoint, dtype)
+        self.model = model = DeepseekV4(self.model_config, weights)
+        self.mtp = MtpBlock(self.model_config, weights, model) if drafts else None
 
     @property
     def num_blocks(self) -> int:
         """Blocks that the caches hold."""
         return self.engine_config.num_blocks
 
+    @property
+    def uses_graphs(self) -> bool:
+        """Whether decode steps are replayed."""
+        return self._graphs is not None
+
+    @contextmanager
+    def without_graphs(self) -> Iterator[None]:
+        """Decode step by step inside."""
+        graphs, self._graphs = self._graphs, None
+        try:
+            yield
+        finally:
+            self._graphs = graphs
+
+    @contextmanager
+    def profiled(self, profiler: OpProfiler) -> Iterator[None]:
+        """Let ``profiler`` time the steps inside."""
+        before, self._profiler = self._profiler, profiler
+        try:
+            yield
+        finally:
+            self._profiler = before
+
+    def warm_up(self) -> None:
+        """Compile the kernels and capture the decode steps now instead of when they are first needed; on a GPU only.
+
+        Runs a prefill chunk and an answer's first tokens over blocks that nobody owns yet: call it before any request.
+        """
+        if self._graphs is None and self.engine_config.device == "cpu":
+            return
+        engine = self.engine_config
+        room = min(self.num_blocks * engine.block_size, engine.max_model_len)
+        length = min(engine.max_num_batched_tokens, room - 2)
+        blocks = list(range(-(-(length + 2) // engine.block_size)))
+        for count in (length, min(length, 2 * C128A)):  # a full chunk, and one whose kernels have small tiles
+            inputs = [StepInput([2] * count, 0, blocks, want_logits=True)]
+            self.step(inputs)
+            if self.mtp is not None:
+                self.draft(inputs, [0])
+        self.capture_all()
+        if self._profiler is not None:
+            self._profiler.clear()
+
+    @torch.inference_mode()
+    def capture_all(self) -> None:
+        """Capture every decode step; no cache changes."""
+        if self._graphs is not None:
+            self._graphs.warm_up()
+
     @torch.inference_mode()
     def step(self, inputs: list[StepInput]) -> Tensor:
         """Run one step; the logits that ``inputs`` want, in their order, FP32 ``[n, vocab]`` on the host."""
-        batch = Batch(inputs, self.engine_config.block_size)
-        streams = self.model.streams(batch, self.caches)
-        if self.mtp is not None:
-            self._streams = [streams[rows] for rows in batch.rows]
-        return self._logits(self.model.head, streams, batch)
+        decodes = all(item.is_decode for item in inputs)
+        profiled = self._profiler is not None and (not decodes or self._profiler.wants_decode())
+        if decodes and not profiled and self._graphs is not None and self._graphs.holds(inputs):
+            result = self._graphs.step(inputs)
+            self._streams = result.streams
+            return result.logits
+        with self._profile("decode" if decodes else "prefill", inputs, profiled):
+            batch = Batch(inputs, self.engine_config.block_size)
+            streams = self.model.streams(batch, self.caches)
+            if self.mtp is not None:
+                self._streams = [streams[rows] for rows in batch.rows]
+            logits = self._logits(self.model.head, streams, batch)
+        return self._on_host(logits)
 
     @torch.inference_mode()
     def draft(self, inputs: list[StepInput], sources: list[int]) -> Tensor:
@@ -80,16 +175,45 @@ class ModelRunner:
         that wanted logits are counted.
         """
         assert self.mtp is not None and self.mtp_cache is not None
+        before = [self._streams[source][: len(item.token_ids)] for source, item in zip(sources, inputs, strict=True)]
+        if self._graphs is not None and self._graphs.holds_draft(inputs):
+            result = self._graphs.draft(inputs, torch.cat(before))
+            self._streams = result.streams
+            return result.logits
         batch = Batch(inputs, self.engine_config.block_size)
-        before = torch.cat([self._streams[sources[i]][: len(inputs[i].token_ids)] for i in batch.order])
-        streams = self.mtp.streams(batch, before, self.mtp_cache)
+        streams = self.mtp.streams(batch, torch.cat([before[i] for i in batch.order]), self.mtp_cache)
         wanted = [rows for rows, item in zip(batch.rows, inputs, strict=True) if item.want_logits]
         self._streams = [streams[rows.stop - 1 : rows.stop] for rows in wanted]
-        return self._logits(self.mtp.head, streams, batch)
+        return self._on_host(self._logits(self.mtp.head, streams, batch))
+
+    def _profile(self, phase: str, inputs: list[StepInput], profiled: bool) -> AbstractContextManager[None]:
+        if self._profiler is None or not profiled:
+            return nullcontext()
+        return self._profiler.step(phase, sum(len(item.token_ids) for item in inputs))
+
+    def _on_host(self, logits: Tensor) -> Tensor:
+        """Waits for the device only if there are logits: a prefill's chunks are queued one behind the other."""
+        if not len(logits):
+            return torch.empty(logits.shape)
+        host = logits.to("cpu", torch.float32)
+        if self._profiler is not None:
+            self._profiler.settle()
+        return host
 
     @staticmethod
     def _logits(head: Callable[[Tensor], Tensor], streams: Tensor, batch: Batch) -> Tensor:
-        return head(streams[batch.logit_rows.to(streams.device)]).to("cpu", torch.float32)
+        return head(streams[upload(batch.logit_rows, streams.device)])
+
+
+def require_device(device: str) -> None:
+    """Raise ValueError for a CUDA device where torch finds none."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch {torch.__version__} finds no CUDA device here")
+
+
+def _require_mtp(drafts: int, has_mtp: bool) -> None:
+    if drafts and not has_mtp:
+        raise ValueError("the checkpoint has no MTP block to speculate with; use num_speculative_tokens 0")
 
 
 def _keep_freed_memory() -> None:

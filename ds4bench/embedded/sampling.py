@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,19 @@ class Chosen(NamedTuple):
     logprob: TokenLogprob | None
 
 
+Verifier = Callable[[Tensor, list[int], Draft, Sequence], list[int]]
+"""Takes logits ``[1 + len(draft), vocab]`` and their greedy tokens: the accepted part of a draft and one token more."""
+
+
+def verified(rows: Tensor, greedy: list[int], draft: Draft, seq: Sequence) -> list[int]:
+    """What comes out is distributed as without the draft."""
+    return _matching(greedy, draft) if seq.params.temperature == 0 else _accepted(rows, draft, seq)
+
+
 @torch.inference_mode()
-def sample(logits: Tensor, sequences: list[Sequence], drafts: list[Draft], eos_id: int) -> list[list[Chosen]]:
+def sample(
+    logits: Tensor, sequences: list[Sequence], drafts: list[Draft], eos_id: int, verify: Verifier = verified
+) -> list[list[Chosen]]:
     """For each sequence the accepted part of its draft and one token behind it.
 
     ``logits`` FP32 ``[n, vocab]`` has 1 + len(draft) rows a sequence: row i follows i tokens of the draft. They are
@@ -32,7 +44,7 @@ def sample(logits: Tensor, sequences: list[Sequence], drafts: list[Draft], eos_i
     chosen = []
     for rows, seq, draft in zip(parts, sequences, drafts, strict=True):
         greedy = [next(best) for _ in rows]
-        tokens = _matching(greedy, draft) if seq.params.temperature == 0 else _accepted(rows, draft, seq)
+        tokens = verify(rows, greedy, draft, seq)
         chosen.append([Chosen(t, _logprob(row, t, seq.params.logprobs)) for t, row in zip(tokens, rows, strict=False)])
     return chosen
 

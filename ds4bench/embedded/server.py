@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from ds4bench.embedded import api
-from ds4bench.embedded.chat.encoding import Profile
+from ds4bench.embedded.chat.encoding import Profile, Prompt
 from ds4bench.embedded.chat.parse import ReplyParser
 from ds4bench.embedded.engine import Engine, EngineDeadError, Output
 from ds4bench.embedded.replies import ChatReply, CompletionReply, Reply
@@ -41,14 +41,30 @@ class ServeInfo:
     faults: list[str] = field(default_factory=list)
 
 
-def build_app(engine: Engine, info: ServeInfo, profile: Profile = "0.33") -> Starlette:
-    """The application; starts and stops the engine's thread with its own life.
+class ChatFormat:
+    """What stands between messages and tokens: rendering a conversation, parsing its reply, naming the reply's fields.
 
     ``profile`` says whose chat format is spoken: ``chat.encoding.thinking_of`` has what differs. In both a request
     switches thinking by ``chat_template_kwargs.thinking`` (or ``enable_thinking``); without it thinking is on in ``0.33``,
     as in vLLM 0.33, and off in ``2026-05``.
     """
-    server = _Server(engine, info, profile)
+
+    def __init__(self, profile: Profile = "0.33") -> None:
+        self.profile = profile
+        self.reasoning_field = "reasoning"
+
+    def render(self, conversation: api.Conversation) -> Prompt:
+        """The conversation's prompt. Raises ApiError if it cannot be rendered."""
+        return conversation.prompt(self.profile)
+
+    def parser(self, request: api.ChatRequest, prompt: Prompt) -> ReplyParser:
+        """A parser for the reply."""
+        return ReplyParser(thinking=prompt.thinking, tools=request.tools_for_reply(), opened=prompt.opened)
+
+
+def build_app(engine: Engine, info: ServeInfo, chat: ChatFormat) -> Starlette:
+    """The application; starts and stops the engine's thread with its own life."""
+    server = _Server(engine, info, chat)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -88,10 +104,10 @@ def _guarded(handler: Handler) -> Handler:
 class _Server:
     """Handlers over one engine."""
 
-    def __init__(self, engine: Engine, info: ServeInfo, profile: Profile) -> None:
+    def __init__(self, engine: Engine, info: ServeInfo, chat: ChatFormat) -> None:
         self.engine = engine
         self.info = info
-        self.profile = profile
+        self.chat_format = chat
         self.created = int(time.time())
 
     async def health(self, _: Request) -> Response:
@@ -124,7 +140,7 @@ class _Server:
         if not isinstance(content, dict) or not content.keys() & {"messages", "prompt"}:
             raise api.ApiError(400, "either prompt or messages is needed", param="prompt")
         if "messages" in content:
-            prompt = api.parse(api.Conversation, content).prompt(self.profile)
+            prompt = self.chat_format.render(api.parse(api.Conversation, content))
             tokens = self.engine.tokenizer.encode(prompt.text)
         else:
             body = api.parse(api.TokenizeRequest, content)
@@ -149,14 +165,15 @@ class _Server:
 
     async def chat(self, request: Request) -> Response:
         body = api.parse(api.ChatRequest, await _json(request))
-        prompt = body.prompt(self.profile)
+        prompt = self.chat_format.render(body)
         prompt_ids = self.engine.tokenizer.encode(prompt.text)
         room = max(1, self.engine.max_model_len - len(prompt_ids))
         max_tokens = body.max_completion_tokens or body.max_tokens or room
         params = body.sampling(max_tokens, body.top_logprobs if body.logprobs else None)
-        parser = ReplyParser(thinking=prompt.thinking, tools=body.tools_for_reply(), opened=prompt.opened)
+        parser = self.chat_format.parser(body, prompt)
         reply_id = f"chatcmpl-{uuid.uuid4().hex}"
-        reply = ChatReply(reply_id, self.info.model, self.engine.tokenizer, len(prompt_ids), parser)
+        field = self.chat_format.reasoning_field
+        reply = ChatReply(reply_id, self.info.model, self.engine.tokenizer, len(prompt_ids), parser, field)
         return await self._answer(request, body, prompt_ids, params, reply)
 
     async def _answer(

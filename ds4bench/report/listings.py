@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from ds4bench.core import Baseline, Cell, RequestRow
-from ds4bench.report.measures import cell_measures
+from ds4bench.measures import cell_measures
 
 if TYPE_CHECKING:
     from rich.console import Console

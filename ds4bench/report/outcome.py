@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ds4bench.core import Baseline, GateVerdict, RunData
+from ds4bench.measures import run_measures
 from ds4bench.report.console import stdout
-from ds4bench.report.measures import cell_measures, measured_rows
-from ds4bench.report.terminal import matrix_cells, render_beside, render_report, render_verdict_line
+from ds4bench.report.terminal import render_beside, render_report, render_verdict_line
+from ds4bench.spec.gate import stored_cells
 
 if TYPE_CHECKING:
     from ds4bench.store.published import Published
@@ -41,7 +42,6 @@ def report_outcome(
 def _document(run: RunData, verdict: GateVerdict) -> dict[str, object]:
     """Everything a script wants; the rows themselves stay in the run folder."""
     manifest = run.manifest
-    cells = matrix_cells(run)
     return {
         "schema": 1,
         "run": manifest.run_id,
@@ -49,6 +49,7 @@ def _document(run: RunData, verdict: GateVerdict) -> dict[str, object]:
         "profile": manifest.profile,
         "verdict": verdict,
         "fingerprint": manifest.fingerprint,
-        "cells": cell_measures(cells, measured_rows(run)),
+        "stopped": run.stopped,
+        "cells": run_measures(stored_cells(manifest), run),
         "provenance": manifest.provenance,
     }

@@ -189,7 +189,7 @@ class LiveProgress:
         """See ``Progress``."""
         self._finished += 1
         kind = self._status[cell.id].partition(":")[0]
-        self._status[cell.id] = f"{kind}: {self._finished} of {self._requests} done"
+        self._status[cell.id] = f"{kind}: {self._finished} of {max(self._requests, self._finished)} done"
         if not result.ok:
             self.note(f"{cell.id}: request {index} failed: {result.error}: {result.error_detail}")
 
@@ -231,8 +231,8 @@ class LiveProgress:
 
 
 def _work(cell: Cell) -> float:
-    tokens = cell.params.get("prompt_tokens", 1)
-    return float(tokens) * cell.concurrency if not isinstance(tokens, str) else float(cell.concurrency)
+    tokens = cell.params.get("prompt_tokens")
+    return 1.0 if tokens is None else float(tokens) * cell.concurrency
 
 
 def _duration(seconds: float) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ds4bench.core import Baseline, Cell, CheckResult, CheckStatus, GateVerdict, RuleResult, RunData, Verdict
-from ds4bench.report.measures import CellMeasures, cell_measures, measured_rows
+from ds4bench.core import Baseline, CheckResult, CheckStatus, GateVerdict, RuleResult, RunData, Verdict
+from ds4bench.measures import cell_measures, run_measures
+from ds4bench.report.columns import COLUMNS, HIDDEN_WHEN_NARROW, Row, axes
+from ds4bench.spec.gate import stored_cells
+from ds4bench.spec.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,9 +22,6 @@ _COLOURS = {
     Verdict.INCONCLUSIVE: "bold yellow",
     Verdict.SKIPPED: "bold yellow",
 }
-_COLUMNS = (
-    "prompt", "c", "n", "TTFT s", "max s", "baseline", "ratio (90 %)", "prefill", "decode", "failed", "recall"
-)  # fmt: skip
 _WIDE = 104
 """Columns that a terminal needs to show every column of the table."""
 
@@ -36,10 +36,13 @@ _SYMBOLS = {
 def render_report(run: RunData, baseline: Baseline | None, verdict: GateVerdict, console: Console) -> None:
     """The whole report: who and what, a row a cell, checks, notes, the verdict."""
     _head(run, verdict, console)
-    cells = matrix_cells(run)
+    cells = stored_cells(run.manifest)
     ratios = {rule.cell: rule for rule in verdict.rules if rule.cell is not None}
-    baseline_rows = cell_measures(cells, baseline.requests) if baseline is not None else []
-    _cell_table(cell_measures(cells, measured_rows(run)), ratios, baseline_rows, _recall_note(run), console)
+    before = {m.cell.id: m for m in (cell_measures(cells, baseline.requests, baseline.batches) if baseline else [])}
+    note = _recall_note(run)
+    rows = [Row(m, before.get(m.cell.id), ratios.get(m.cell.id), note) for m in run_measures(cells, run)]
+    workload = run.manifest.measurement.get("workload", "long_context")
+    _cell_table(rows, WORKLOADS[workload].columns, console)
     _checks(verdict.checks, console)
     for rule in verdict.rules:
         if rule.cell is None and rule.sentence != verdict.sentence:
@@ -88,47 +91,22 @@ def _head(run: RunData, verdict: GateVerdict, console: Console) -> None:
         console.print()
 
 
-def _cell_table(
-    measures: list[CellMeasures],
-    ratios: dict[str, RuleResult],
-    baseline: list[CellMeasures],
-    recall_note: str | None,
-    console: Console,
-) -> None:
+def _cell_table(rows: list[Row], names: tuple[str, ...], console: Console) -> None:
     from rich import box
     from rich.table import Table
 
     narrow = console.width < _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if narrow else (0, 1))
-    before = {item.cell.id: item for item in baseline}
-    rows = [_cell_row(item, before.get(item.cell.id), ratios.get(item.cell.id), recall_note) for item in measures]
-    hidden = ("n", "baseline") if narrow else ()
-    for name in _COLUMNS:
-        if name not in hidden:
-            table.add_column(name, justify="right", no_wrap=True)
+    columns = [COLUMNS[name] for name in names if not (narrow and name in HIDDEN_WHEN_NARROW)]
+    of_axes = axes([row.measures.cell for row in rows])
+    for header in [*of_axes, *(column.header for column in columns)]:
+        table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(value for name, value in zip(_COLUMNS, row, strict=True) if name not in hidden))
+        table.add_row(
+            *(text(row.measures.cell) for text in of_axes.values()), *(column.text(row) for column in columns)
+        )
     console.print(table)
-    console.print("[dim]TTFT: mean and maximum over requests; prefill and decode in tokens a second[/dim]")
-
-
-def _cell_row(
-    item: CellMeasures, reference: CellMeasures | None, ratio: RuleResult | None, recall_note: str | None
-) -> tuple[str, ...]:
-    """The values of ``_COLUMNS``."""
-    return (
-        f"{int(item.cell.params.get('prompt_tokens', 0)):,}",
-        str(item.cell.concurrency),
-        str(item.requests),
-        _number(item.ttft_mean_s, "{:.3f}"),
-        _number(item.ttft_max_s, "{:.3f}"),
-        _number(reference.ttft_mean_s if reference else None, "{:.3f}"),
-        _ratio(ratio),
-        _number(item.prefill_tok_s, "{:,.0f}"),
-        _number(item.decode_tok_s, "{:,.1f}"),
-        f"[red]{item.failures}[/red]" if item.failures else "0",
-        recall_note or _number(item.recall, "{:.2f}"),
-    )
+    console.print(f"[dim]{'; '.join(dict.fromkeys(c.meaning for c in columns if c.meaning))}[/dim]")
 
 
 def _checks(checks: list[CheckResult], console: Console) -> None:
@@ -153,14 +131,6 @@ def _rule_symbol(rule: RuleResult) -> str:
     return _SYMBOLS[CheckStatus.OK if rule.verdict is Verdict.PASS else CheckStatus.FAILED]
 
 
-def _ratio(rule: RuleResult | None) -> str:
-    if rule is None or rule.estimate is None:
-        return "-"
-    estimate = rule.estimate
-    text = f"{estimate.ratio:.3f} ({estimate.low:.2f}-{estimate.high:.2f})"
-    return f"[red]{text}[/red]" if rule.verdict is Verdict.FAIL else text
-
-
 def _recall_note(run: RunData) -> str | None:
     """What stands in the recall column when recall does not apply."""
     fingerprint = run.manifest.fingerprint
@@ -171,21 +141,7 @@ def _without_verdict(verdict: GateVerdict) -> str:
     return verdict.sentence.removesuffix(f": {verdict.verdict.value}")
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
 def _plain(text: str) -> Any:
     from rich.text import Text
 
     return Text(text)
-
-
-def matrix_cells(run: RunData) -> list[Cell]:
-    """The cells of a run, from the measurement that it stored."""
-    matrix = run.manifest.measurement["matrix"]
-    return [
-        Cell(id=f"p{tokens}-c{c}", concurrency=c, params={"prompt_tokens": tokens, "concurrency": c})
-        for tokens in matrix["prompt_tokens"]
-        for c in matrix["concurrency"]
-    ]

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode
 
+from ds4bench.core import DataIdentity
 from ds4bench.errors import SpecError
 from ds4bench.spec.document import child, compose, merge, override, to_plain, where
-from ds4bench.spec.gate import WORKLOAD_VERSIONS, GateSpec
-from ds4bench.spec.mistakes import did_you_mean, explain
+from ds4bench.spec.gate import GateSpec, parse_gate
+from ds4bench.spec.mistakes import did_you_mean, explain, unknown_workload
+from ds4bench.spec.workloads import WORKLOADS
 
 FULL = "full"
 """The profile that is the file itself, without an overlay."""
@@ -26,13 +29,15 @@ class EffectiveGate:
     """A gate as it will be measured and judged.
 
     ``measurement`` holds the parts that change what is measured (not repeats, deadline, validity or rules:
-    these change how it is judged); ``measurement_hash`` is over exactly these.
+    these change how it is judged); ``measurement_hash`` is over exactly these. ``data`` is part of it, once the items
+    are read.
     """
 
     spec: GateSpec
     profile: str
     measurement: dict[str, Any]
     measurement_hash: str
+    data: DataIdentity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``effective_from_dict`` reads them back."""
@@ -41,6 +46,7 @@ class EffectiveGate:
             "spec": self.spec.model_dump(mode="json"),
             "measurement": self.measurement,
             "measurement_hash": self.measurement_hash,
+            "data": msgspec.to_builtins(self.data),
         }
 
 
@@ -55,10 +61,12 @@ class GateInfo:
     profiles: list[str]
 
 
-def effective(spec: GateSpec, profile: str) -> EffectiveGate:
-    """The effective gate of a validated spec."""
+def effective(spec: GateSpec, profile: str, data: DataIdentity | None = None) -> EffectiveGate:
+    """The effective gate of a validated spec and the items that its workload read, if it reads any."""
     measurement = measurement_of(spec)
-    return EffectiveGate(spec, profile, measurement, measurement_hash(measurement))
+    if data is not None:
+        measurement["data"] = {"name": data.name, "items": data.items, "sha256": data.sha256}
+    return EffectiveGate(spec, profile, measurement, measurement_hash(measurement), data)
 
 
 def effective_from_dict(data: dict[str, Any]) -> EffectiveGate:
@@ -67,8 +75,10 @@ def effective_from_dict(data: dict[str, Any]) -> EffectiveGate:
     Raises SpecError when this version of ds4bench does not know the stored gate any more.
     """
     try:
-        return effective(GateSpec.model_validate(data["spec"]), str(data["profile"]))
-    except (KeyError, TypeError, ValidationError) as error:
+        stored = data.get("data")
+        identity = msgspec.convert(stored, DataIdentity) if stored is not None else None
+        return effective(parse_gate(data["spec"]), str(data["profile"]), identity)
+    except (KeyError, TypeError, ValidationError, msgspec.ValidationError) as error:
         reason = " ".join(str(error).split())
         raise SpecError(
             f"the gate stored with the run is not one that this version of ds4bench knows ({reason}); "
@@ -80,7 +90,9 @@ def measurement_of(spec: GateSpec) -> dict[str, Any]:
     """The parts of a gate that change what is measured, as plain JSON values."""
     parts = spec.model_dump(mode="json", include={"workload", "seed", "request", "matrix", "warmup"})
     del parts["request"]["deadline_s"]
-    return {**parts, "workload_version": WORKLOAD_VERSIONS[spec.workload]}
+    if type(spec.options).model_fields:
+        parts["options"] = spec.options.model_dump(mode="json")
+    return {**parts, "workload_version": spec.declared.version}
 
 
 def measurement_hash(measurement: dict[str, Any]) -> str:
@@ -195,10 +207,14 @@ def _profile_names(profiles: Node) -> list[str]:
 
 
 def _validated(root: Node, path: Path) -> GateSpec:
+    data = to_plain(root)
+    workload = data.get("workload")
+    if not isinstance(workload, str) or workload not in WORKLOADS:
+        raise SpecError(unknown_workload(root, WORKLOADS))
     try:
-        spec = GateSpec.model_validate(to_plain(root))
+        spec = parse_gate(data)
     except ValidationError as error:
-        raise SpecError(explain(error, root)) from None
+        raise SpecError(explain(error, root, workload)) from None
     if spec.name != path.stem:
         node = child(root, "name") or root
         raise SpecError(f"{where(node)}: name: {spec.name!r} must be the file's name; allowed: {path.stem!r}")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, SequenceNode
 
-from ds4bench.spec.document import child, key_node, where
+from ds4bench.spec.document import child, key_node, to_plain, where
 from ds4bench.spec.schema import Schema, allowed, noun, resolve, spec_schema
 
 _OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
@@ -23,25 +23,35 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def explain(error: ValidationError, root: Node) -> str:
+def explain(error: ValidationError, root: Node, workload: str) -> str:
     """One line a mistake, in the order of the file, for example
     ``gates/long-context.yaml:14: rules[0].margin: 'abc' is not a number; allowed: a number in 0..1``.
     """
     lines: dict[str, str] = {}
     for item in error.errors(include_url=False, include_context=True):
-        node, path, text = _explain_one(item, root)
+        node, path, text = _explain_one(item, root, spec_schema(workload))
         lines.setdefault(path, f"{where(node)}: {path}: {text}" if path else f"{where(node)}: {text}")
     return "\n".join(lines.values())
 
 
-def _explain_one(item: Any, root: Node) -> tuple[Node, str, str]:
+def unknown_workload(root: Node, known: Iterable[str]) -> str:
+    """The line for a gate file whose ``workload`` is missing or not known."""
+    node, names = child(root, "workload"), list(known)
+    hint = f"; allowed: {', '.join(names)}"
+    if node is None:
+        return f"{where(root)}: workload: missing{hint}"
+    value = to_plain(node)
+    return f"{where(node)}: workload: {_shown(value)} is not known{hint}{did_you_mean(value, names)}"
+
+
+def _explain_one(item: Any, root: Node, schema: Schema) -> tuple[Node, str, str]:
     kind, loc = item["type"], item["loc"]
     if kind == "extra_forbidden":
-        node, path, schema = _walk(loc[:-1], root)
+        node, path, schema = _walk(loc[:-1], root, schema)
         known, key = resolve(schema).get("properties", {}), loc[-1]
         hint = f"; allowed: {', '.join(known)}{did_you_mean(key, known)}"
         return key_node(node, key) or node, path, f"unknown key {key!r}{hint}"
-    node, path, schema = _walk(loc, root)
+    node, path, schema = _walk(loc, root, schema)
     if kind == "union_tag_invalid":
         node = child(node, resolve(schema)["discriminator"]["propertyName"]) or node
     return node, path, _problem(kind, item, schema)
@@ -77,13 +87,13 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _walk(loc: tuple[str | int, ...], root: Node) -> tuple[Node, str, Schema]:
+def _walk(loc: tuple[str | int, ...], root: Node, schema: Schema) -> tuple[Node, str, Schema]:
     """The deepest node, the path in words and the schema at a pydantic location.
 
     The tags of discriminated unions and the names of union members that pydantic puts into a location are no
     steps in the file: the first only chooses the schema, at the second the walk ends.
     """
-    node, path, schema = root, "", spec_schema()
+    node, path = root, ""
     for step in loc:
         schema = resolve(schema)
         tags = schema.get("discriminator", {}).get("mapping", {})

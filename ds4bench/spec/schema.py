@@ -6,10 +6,14 @@ import copy
 from functools import cache
 from typing import Any
 
-from ds4bench.spec.gate import GateSpec
+from pydantic.json_schema import models_json_schema
+
+from ds4bench.spec.gate import gate_model
+from ds4bench.spec.workloads import WORKLOADS
 
 Schema = dict[str, Any]
 
+_BY_WORKLOAD = ("matrix", "options")
 _NOUNS = {
     "number": "a number",
     "integer": "a whole number",
@@ -22,19 +26,38 @@ _NOUNS = {
 
 
 @cache
-def spec_schema() -> Schema:
+def definitions() -> dict[str, Schema]:
+    """The schemas of all models, of the gates of every workload too. Do not change the result."""
+    models = [(gate_model(workload), "validation") for workload in WORKLOADS]
+    _, schema = models_json_schema(models)  # type: ignore[arg-type]  # the literal type is lost in the list
+    return dict(schema["$defs"])
+
+
+def spec_schema(workload: str) -> Schema:
     """Schema of one gate with its profile applied. Do not change the result."""
-    return GateSpec.model_json_schema()
+    return definitions()[gate_model(workload).__name__]
 
 
 def gate_json_schema() -> Schema:
     """JSON Schema (draft 2020-12) of a gate file: the gate and its ``profiles``, which may leave keys out."""
-    schema = copy.deepcopy(spec_schema())
-    definitions = schema["$defs"]
-    partial = {f"Partial{name}": _optional(body) for name, body in definitions.items()}
+    gates = {workload: spec_schema(workload) for workload in WORKLOADS}
+    names = {gate_model(workload).__name__ for workload in WORKLOADS}
+    shared = {name: body for name, body in definitions().items() if name not in names}
+    schema = copy.deepcopy({**next(iter(gates.values())), "$defs": shared})
+    schema["properties"]["workload"] = {"type": "string", "title": "Workload", "enum": list(gates)}
+    for part in _BY_WORKLOAD:
+        schema["properties"][part] = {"anyOf": _distinct([gate["properties"][part] for gate in gates.values()])}
+    partial = {f"Partial{name}": _optional(body) for name, body in shared.items()}
     overlay = _optional({k: v for k, v in schema.items() if k != "$defs"})
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"workload": {"const": workload}}},
+            "then": {"properties": {part: gate["properties"][part] for part in _BY_WORKLOAD}},
+        }
+        for workload, gate in gates.items()
+    ]
     overlay["description"] = "What this profile changes; mappings are merged, rules by name, other lists replaced."
-    definitions.update(partial, PartialGate=overlay)
+    schema["$defs"].update(partial, PartialGate=overlay)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "ds4bench gate"
     schema["properties"]["profiles"] = {
@@ -44,6 +67,12 @@ def gate_json_schema() -> Schema:
         "additionalProperties": {"anyOf": [{"$ref": "#/$defs/PartialGate"}, {"type": "null"}]},
     }
     return schema
+
+
+def _distinct(schemas: list[Schema]) -> list[Schema]:
+    """Each reference once, without defaults."""
+    references = [{"$ref": schema["$ref"]} for schema in schemas]
+    return [item for place, item in enumerate(references) if item not in references[:place]]
 
 
 def _optional(schema: Any) -> Any:
@@ -57,9 +86,9 @@ def _optional(schema: Any) -> Any:
 
 
 def resolve(schema: Schema) -> Schema:
-    """Follows ``$ref`` into the definitions of ``spec_schema()``."""
+    """Follows ``$ref`` into ``definitions()``."""
     while "$ref" in schema:
-        schema = spec_schema()["$defs"][schema["$ref"].rpartition("/")[2]]
+        schema = definitions()[schema["$ref"].rpartition("/")[2]]
     return schema
 
 

@@ -1,6 +1,6 @@
 """Baselines: promoted runs in small, in files that a person can review.
 
-A promoted baseline is ``results/baselines/NAME/GATE-PROFILE.json``: head indented, one request a line. This machine's own,
+A promoted baseline is ``results/baselines/NAME/GATE-PROFILE.json``: head indented, one row a line. This machine's own,
 ``here``, is kept under ``.ds4bench/baselines/here`` by gate, profile, measurement, machine and model.
 """
 
@@ -11,11 +11,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import msgspec
 
-from ds4bench.core import Baseline, Fingerprint, RequestRow, RunData, Verdict
+from ds4bench.core import Baseline, Fingerprint, RequestRow, RunData, ScriptRow, Verdict
 from ds4bench.errors import StoreError
+from ds4bench.measures import measured_rows, measured_scripts
 from ds4bench.paths import baselines_dir, here_dir
 from ds4bench.store.runs import utc_now
 
@@ -55,6 +57,8 @@ def from_run(run: RunData, name: str, *, note: str | None = None) -> Baseline:
         fingerprint=manifest.fingerprint,
         provenance={k: v for k, v in manifest.provenance.items() if k != "command"},
         requests=list(_kept_rows(run)),
+        scripts=[_small_script(script) for script in measured_scripts(run)],
+        batches=[batch for batch in run.batches if batch.phase == "measure"],
         probe_ms=median(probes) if probes else None,
         note=note,
     )
@@ -126,33 +130,43 @@ def _refuse_bad(run: RunData) -> None:
 
 
 def _kept_rows(run: RunData) -> Iterable[RequestRow]:
-    complete = {(b.cell, b.repeat, b.attempt) for b in run.batches if b.phase == "measure"}
-    for row in run.requests:
-        if row.phase == "measure" and (row.cell, row.repeat, row.attempt) in complete:
-            result = msgspec.structs.replace(
-                row.result, content="", reasoning="", chunk_times_s=[], tool_calls=[], logprobs=[]
-            )
-            yield msgspec.structs.replace(row, result=result, answer=None, expect=_small(row.expect))
+    for row in measured_rows(run):
+        result = msgspec.structs.replace(
+            row.result, content="", reasoning="", chunk_times_s=[], tool_calls=[], logprobs=[]
+        )
+        answer = None if row.answer is None else msgspec.structs.replace(row.answer, detail={})
+        yield msgspec.structs.replace(row, result=result, answer=answer, expect=_small(row.expect))
+
+
+def _small_script(script: ScriptRow) -> ScriptRow:
+    answer = None if script.answer is None else msgspec.structs.replace(script.answer, detail={})
+    return msgspec.structs.replace(script, answer=answer)
 
 
 def _small(expect: dict[str, object]) -> dict[str, object]:
     return {k: v for k, v in expect.items() if k != "codes"}
 
 
+_LISTS = ("requests", "scripts", "batches")
+
+
 def _write(path: Path, baseline: Baseline) -> None:
-    head = msgspec.to_builtins(msgspec.structs.replace(baseline, requests=[]))
-    rows = [_row_line(row) for row in baseline.requests]
-    text = json.dumps({k: v for k, v in head.items() if k != "requests"}, indent=2, ensure_ascii=False)
-    text = text.removesuffix("\n}") + ',\n  "requests": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n"
+    plain = msgspec.to_builtins(baseline)
+    lists = {name: plain.pop(name) for name in _LISTS}
+    text = json.dumps(plain, indent=2, ensure_ascii=False).removesuffix("\n}")
+    for name, rows in lists.items():
+        body = ",\n    ".join(_row_line(row) for row in rows)
+        text += f',\n  "{name}": [\n    {body}\n  ]' if rows else f',\n  "{name}": []'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text + "\n}\n")
 
 
-def _row_line(row: RequestRow) -> str:
+def _row_line(row: dict[str, Any]) -> str:
     """A row without what is empty or a default."""
-    plain = msgspec.to_builtins(row)
-    plain["result"] = {k: _rounded(v) for k, v in plain["result"].items() if v not in (None, [], "", {})}
-    return json.dumps({k: v for k, v in plain.items() if v not in (None, {})}, separators=(", ", ": "))
+    plain = dict(row)
+    if "result" in plain:
+        plain["result"] = {k: _rounded(v) for k, v in plain["result"].items() if v not in (None, [], "", {})}
+    return json.dumps({k: _rounded(v) for k, v in plain.items() if v not in (None, {})}, separators=(", ", ": "))
 
 
 def _rounded(value: object) -> object:

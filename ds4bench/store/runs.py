@@ -1,8 +1,9 @@
 """Run folders: append-only, safe against a kill at any moment, resumable.
 
 ``run.json`` (what was asked), ``requests.jsonl`` and ``batches.jsonl`` (one finished request or batch a line, each written
-by a single append), ``died.txt`` (why the serve was lost), ``verdict.json``, ``serve.log``. A line is complete or, at the end
-of a file that a kill cut off, not there: readers drop such an end and ``reopen`` removes it.
+by a single append), ``scripts.jsonl`` (scripts that ended, where a workload reads whole scripts), ``died.txt`` (why the serve
+was lost), ``stopped.txt`` (why the run ended before its plan), ``verdict.json``, ``serve.log``. A line is complete or, at the
+end of a file that a kill cut off, not there: readers drop such an end and ``reopen`` removes it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from ds4bench import env
-from ds4bench.core import BatchRow, Fingerprint, GateVerdict, RequestRow, RunData, RunManifest
+from ds4bench.core import BatchRow, Fingerprint, GateVerdict, RequestRow, RunData, RunManifest, ScriptRow
 from ds4bench.errors import StoreError
 from ds4bench.paths import runs_dir
 
@@ -28,7 +29,9 @@ SCHEMA = 1
 MANIFEST = "run.json"
 REQUESTS = "requests.jsonl"
 BATCHES = "batches.jsonl"
+SCRIPTS = "scripts.jsonl"
 DIED = "died.txt"
+STOPPED = "stopped.txt"
 VERDICT = "verdict.json"
 
 _T = TypeVar("_T")
@@ -74,6 +77,7 @@ class RunWriter:
         self._secrets = [value.encode() for value in env.secrets()]
         self._lock = _locked(folder)
         self._requests = _append_only(folder / REQUESTS)
+        self._scripts = _append_only(folder / SCRIPTS)
         self._batches = _append_only(folder / BATCHES)
 
     @classmethod
@@ -92,7 +96,7 @@ class RunWriter:
         """Go on with a run: cut torn ends off, forget that the serve died. Raises StoreError if it cannot be read."""
         folder = run_folder(run_id)
         writer = cls(folder, _manifest(folder))
-        for name in (REQUESTS, BATCHES):
+        for name in (REQUESTS, SCRIPTS, BATCHES):
             _cut_torn_end(folder / name)
         (folder / DIED).unlink(missing_ok=True)
         (folder / VERDICT).unlink(missing_ok=True)
@@ -101,6 +105,10 @@ class RunWriter:
     def append_request(self, row: RequestRow) -> None:
         """Keep a finished request."""
         self._append(self._requests, row)
+
+    def append_script(self, row: ScriptRow) -> None:
+        """Keep what a workload made of a script."""
+        self._append(self._scripts, row)
 
     def append_batch(self, row: BatchRow) -> None:
         """Keep the end of a batch; only now its requests count."""
@@ -115,9 +123,13 @@ class RunWriter:
         """Note that and how the serve was lost."""
         _replace(self.path / DIED, self._scrub(reason.encode()) + b"\n")
 
+    def record_stop(self, reason: str) -> None:
+        """Note why the run ends before its plan: the gate is decided."""
+        _replace(self.path / STOPPED, self._scrub(reason.encode()) + b"\n")
+
     def close(self) -> None:
         """Release files and lock."""
-        for descriptor in (self._requests, self._batches, self._lock):
+        for descriptor in (self._requests, self._scripts, self._batches, self._lock):
             os.close(descriptor)
 
     def __enter__(self) -> RunWriter:
@@ -128,7 +140,7 @@ class RunWriter:
         """Close."""
         self.close()
 
-    def _append(self, descriptor: int, row: RequestRow | BatchRow) -> None:
+    def _append(self, descriptor: int, row: RequestRow | ScriptRow | BatchRow) -> None:
         line = self._scrub(msgspec.json.encode(row)) + b"\n"
         written = os.write(descriptor, line)
         if written != len(line):
@@ -148,13 +160,15 @@ def load_run(run_id_or_path: str) -> RunData:
     """Read a run back. Raises StoreError that names the file when something is missing or damaged."""
     folder = run_folder(run_id_or_path)
     manifest = _manifest(folder)
-    died, verdict = folder / DIED, folder / VERDICT
+    died, stopped, verdict = folder / DIED, folder / STOPPED, folder / VERDICT
     return RunData(
         manifest=manifest,
         requests=list(_lines(folder / REQUESTS, RequestRow)),
         batches=list(_lines(folder / BATCHES, BatchRow)),
         verdict=_decode(verdict.read_bytes(), GateVerdict, verdict) if verdict.exists() else None,
         died=died.read_text().strip() if died.exists() else None,
+        scripts=list(_lines(folder / SCRIPTS, ScriptRow)),
+        stopped=stopped.read_text().strip() if stopped.exists() else None,
     )
 
 

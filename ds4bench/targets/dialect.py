@@ -18,6 +18,13 @@ _VLLM_METRICS = {
     "vllm:num_preemptions_total": "preemptions",
     "vllm:time_to_first_token_seconds_sum": "ttft_seconds_sum",
     "vllm:time_to_first_token_seconds_count": "ttft_seconds_count",
+    "vllm:spec_decode_num_drafts_total": "spec_drafts",
+    "vllm:spec_decode_num_draft_tokens_total": "spec_draft_tokens",
+    "vllm:spec_decode_num_accepted_tokens_total": "spec_accepted_tokens",
+    **{
+        f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{position="{place}"}}': f"spec_accepted_at_{place}"
+        for place in range(8)
+    },
 }
 _SGLANG_METRICS = {
     "sglang:cached_tokens_total": "prefix_cache_hits",

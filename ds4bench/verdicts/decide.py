@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ds4bench.core import Baseline, CheckResult, CheckStatus, GateVerdict, RuleResult, RunData, Verdict
+from ds4bench.verdicts.checks import NEVER_BLOCKS, run_checks
 from ds4bench.verdicts.comparability import comparable
 from ds4bench.verdicts.evidence import Evidence, gather
 from ds4bench.verdicts.rules import judge
-from ds4bench.verdicts.validity import run_checks
 from ds4bench.verdicts.wording import percent
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ def decide(
         refusal = refusal or ["no baseline"]
     elif reasons := refusal + comparable(run.manifest, baseline):
         refusal = [f"not comparable with {baseline.name}: {'; '.join(reasons)}"]
-    evidence = gather(gate, run, None if refusal else baseline)
+    evidence = gather(gate, run, None if refusal else baseline, refusal)
     checks = run_checks(evidence)
     name = baseline.name if baseline else None
     if early := _not_to_be_judged(evidence, checks):
         verdict, sentence = early
         return GateVerdict(verdict=verdict, sentence=sentence, checks=checks, rules=[], baseline=name)
-    rules = judge(evidence, refusal)
+    rules = judge(evidence)
     verdict, sentence = _unverified(evidence, checks) or combine(rules)
-    notes = _notes(evidence, checks, refusal)
+    notes = _notes(evidence, checks)
     return GateVerdict(verdict=verdict, sentence=sentence, checks=checks, rules=rules, baseline=name, notes=notes)
 
 
@@ -74,17 +74,20 @@ def _not_to_be_judged(evidence: Evidence, checks: Sequence[CheckResult]) -> tupl
 
 def _unverified(evidence: Evidence, checks: Sequence[CheckResult]) -> tuple[Verdict, str] | None:
     """What could not be verified keeps a run from a verdict, unless the gate allows just that."""
-    allowed = {"cold_verified"} if evidence.spec.validity.allow_unverified_cold else set()
+    allowed = NEVER_BLOCKS | ({"cold_verified"} if evidence.spec.validity.allow_unverified_cold else set())
     open_checks = [c for c in checks if c.status is CheckStatus.UNVERIFIED and c.name not in allowed]
     return (Verdict.INCONCLUSIVE, open_checks[0].detail) if open_checks else None
 
 
-def _notes(evidence: Evidence, checks: Sequence[CheckResult], refusal: Sequence[str]) -> list[str]:
+def _notes(evidence: Evidence, checks: Sequence[CheckResult]) -> list[str]:
     """What a reader of the verdict should know beside it."""
-    notes = [f"{check.name}: {check.detail}" for check in checks if check.status is CheckStatus.UNVERIFIED]
-    notes += [reason for reason in refusal if evidence.baseline is None]
+    unverified = [check for check in checks if check.status is CheckStatus.UNVERIFIED]
+    notes = [f"{check.name}: {check.detail}" for check in unverified if check.name not in NEVER_BLOCKS]
+    notes += [reason for reason in evidence.refusal if evidence.baseline is None]
+    if evidence.run.stopped:
+        notes.append(f"the run was stopped early: {evidence.run.stopped}")
     for rule in evidence.spec.rules:
-        if rule.kind == "ratio" and evidence.baseline is not None:
+        if rule.kind in ("ratio", "geomean_ratio") and evidence.baseline is not None:
             notes.append(
                 f"rule {rule.name}: intervals are 90 % over repeats and allow for "
                 f"{percent(rule.session_cv, 1)} that one build differs from session to session "

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
-from typing import Any
 
 from ds4bench.client.control import ControlClient
 from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.spec.gate import GateSpec
+from ds4bench.spec.workloads.long_context import LongContextMatrix
 from ds4bench.targets.base import Endpoint
+from ds4bench.workloads.base import Batch, one_request
 from ds4bench.workloads.filler import load_filler
+from ds4bench.workloads.request_body import PATHS, prompt_fields, salt_of, sampling_fields, template_fields
 from ds4bench.workloads.token_count import make_counter
 from ds4bench.workloads.token_fit import TokenFitter
 
-_PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 _CODES = 3
 
 
@@ -28,35 +28,41 @@ class LongContext:
     """
 
     def __init__(self, spec: GateSpec, run_id: str) -> None:
+        assert isinstance(spec.matrix, LongContextMatrix)
         self._spec = spec
+        self._matrix = spec.matrix
         self._run_id = run_id
         self._filler = load_filler()
-        self._path = _PATHS[spec.request.endpoint]
+        self._path = PATHS[spec.request.endpoint]
         self._endpoint: Endpoint | None = None
         self._fitter: TokenFitter | None = None
 
     def cells(self) -> list[Cell]:
         """See ``Workload``."""
-        return self._spec.matrix.cells()
+        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError when the longest prompt does not fit the serve."""
         self._endpoint = endpoint
-        longest = max(self._spec.matrix.prompt_tokens)
+        longest = max(self._matrix.prompt_tokens)
         needed = longest + self._spec.request.max_tokens
         if endpoint.max_model_len is not None and needed > endpoint.max_model_len:
             raise WorkloadError(
                 f"the longest request needs {needed:,} tokens, but {endpoint.model} is served with a context of "
                 f"{endpoint.max_model_len:,}: choose a shorter profile (--profile) or serve it with a longer context"
             )
-        counter = await make_counter(control, endpoint, self._template(endpoint), self._path)
+        counter = await make_counter(control, endpoint, template_fields(self._spec.request, endpoint), self._path)
         self._fitter = TokenFitter(self._filler, counter)
         await self._fitter.calibrate(lambda i: self._salt(f"calibration {i}"), ["000000"] * _CODES, longest)
+
+    async def batch(self, cell: Cell, repeat: int, attempt: int, phase: Phase, control: ControlClient) -> Batch:
+        """See ``Workload``."""
+        return Batch([one_request(p) for p in await self.requests(cell, repeat, attempt, phase, control)])
 
     async def requests(
         self, cell: Cell, repeat: int, attempt: int, phase: Phase, control: ControlClient
     ) -> list[PlannedRequest]:
-        """See ``Workload``. A warm-up sends what the gate says: by default one request."""
+        """The requests of a batch. A warm-up sends what the gate says: by default one request."""
         warmup = self._spec.warmup.requests_per_cell
         count = cell.concurrency if phase == "measure" or warmup == "concurrency" else warmup
         return [await self._request(cell, f"{phase} {repeat} {attempt} {index}", index) for index in range(count)]
@@ -79,7 +85,11 @@ class LongContext:
         target = int(cell.params["prompt_tokens"])
         salt = self._salt(f"{cell.id} {name}")
         prompt = await self._fitter.fit(target, salt, codes, seed)
-        body = {**self._template(endpoint), **self._prompt(prompt.text), **self._sampling(endpoint)}
+        body = {
+            **template_fields(spec, endpoint),
+            **prompt_fields(spec, prompt.text),
+            **sampling_fields(spec, endpoint),
+        }
         if spec.salt and endpoint.dialect.cache_salt:
             body["cache_salt"] = salt.strip()
         expect = {
@@ -93,33 +103,7 @@ class LongContext:
 
     def _salt(self, name: str) -> str:
         """Sixteen hex digits that no other request shares; empty when salting is off."""
-        if not self._spec.request.salt:
-            return ""
-        return hashlib.sha256(f"{self._run_id} {name}".encode()).hexdigest()[:16] + "\n"
-
-    def _template(self, endpoint: Endpoint) -> dict[str, Any]:
-        """The body fields that change how a prompt is rendered, hence its tokens."""
-        body: dict[str, Any] = {"model": endpoint.model}
-        if self._spec.request.endpoint == "chat":
-            body |= endpoint.dialect.thinking_body(self._spec.request.thinking)
-        return body
-
-    def _prompt(self, text: str) -> dict[str, Any]:
-        if self._spec.request.endpoint == "chat":
-            return {"messages": [{"role": "user", "content": text}]}
-        return {"prompt": text}
-
-    def _sampling(self, endpoint: Endpoint) -> dict[str, Any]:
-        spec = self._spec.request
-        body: dict[str, Any] = {
-            "max_tokens": spec.max_tokens,
-            "temperature": spec.temperature,
-            "stream": True,
-            "stream_options": endpoint.dialect.stream_options(),
-        }
-        if spec.ignore_eos:
-            body["ignore_eos"] = True
-        return body
+        return salt_of(self._run_id, name) + "\n" if self._spec.request.salt else ""
 
 
 def _codes(seed: str) -> list[str]:

@@ -6,9 +6,9 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from ds4bench.errors import WorkloadError
-from ds4bench.workloads.filler import Filler
 from ds4bench.workloads.token_count import Counter
 
 _SHORT, _LONG = 36, 420
@@ -27,10 +27,22 @@ class FittedPrompt:
     exact: bool
 
 
+class TextSource(Protocol):
+    """Where prompts are made from: a list of sentences that can be drawn in any number, and how they become a prompt."""
+
+    def sentences(self, rng: random.Random, count: int) -> list[str]:
+        """``count`` sentences of about the same length."""
+        ...
+
+    def compose(self, salt: str, sentences: list[str], codes: list[str], padding: int) -> str:
+        """The prompt, with ``padding`` words of one token each."""
+        ...
+
+
 class TokenFitter:
     """Knows how many tokens a sentence of the filler has on average for one serve."""
 
-    def __init__(self, filler: Filler, counter: Counter) -> None:
+    def __init__(self, filler: TextSource, counter: Counter) -> None:
         self._filler = filler
         self._counter = counter
         self._per_sentence = 0.0

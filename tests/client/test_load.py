@@ -98,3 +98,61 @@ async def test_an_exception_of_on_result_is_not_swallowed(batch: Any, s: Any) ->
     with pytest.raises(OSError, match="disk full"):
         await batch(_answer(s, 0.0), 2, on_result=full)
     assert gc.isenabled()
+
+
+async def test_a_closed_loop_keeps_its_slots_busy_and_knows_its_steady_window(server: Any, s: Any, script: Any) -> None:
+    server.script = script(_answer(s, 0.05))
+    order: list[str] = []
+
+    def once(index: int) -> Any:
+        async def run(send: Any) -> None:
+            order.append(f"start {index}")
+            assert (await send(HttpRequest(path="/v1/x", body=b"{}"))).ok
+            order.append(f"end {index}")
+
+        return run
+
+    async with LoadClient(HttpxAiohttpTransport(server.url)) as client:
+        result = await client.run_scripts([once(i) for i in range(6)], deadline_s=20, slots=2)
+    assert server.connections == 2
+    assert order[:2] == ["start 0", "start 1"]
+    running = 0
+    for event in order:
+        running += 1 if event.startswith("start") else -1
+        assert running <= 2
+    assert result.steady_start_s is not None
+    assert result.steady_end_s is not None
+    assert 0 <= result.steady_start_s < result.steady_end_s <= result.wall_s
+    assert 1.5 < result.delivered_concurrency <= 2
+    assert len(result.results) == 6
+
+
+async def test_an_open_batch_has_no_steady_window(batch: Any, s: Any) -> None:
+    result = await batch(_answer(s, 0.0), 3)
+    assert (result.steady_start_s, result.steady_end_s) == (None, None)
+
+
+async def test_a_script_builds_its_next_request_from_the_last_reply(server: Any, s: Any, script: Any) -> None:
+    server.script = script(_answer(s, 0.0))
+
+    async def talk(send: Any) -> None:
+        first = await send(HttpRequest(path="/v1/x", body=b"1"))
+        await send(HttpRequest(path="/v1/x", body=first.content.encode()))
+
+    async with LoadClient(HttpxAiohttpTransport(server.url)) as client:
+        result = await client.run_scripts([talk], deadline_s=20)
+    assert [body for request, _, body in server.seen if request.startswith("POST")] == [b"1", b"ab"]
+    first, second = result.results
+    assert second.start_s > first.start_s + (first.e2e_s or 0)
+    assert second.lateness_ms < 1000 * second.start_s  # late by its own delay, not by the time of the first request
+
+
+async def test_what_a_script_raises_ends_the_batch(server: Any, s: Any, script: Any) -> None:
+    server.script = script(_answer(s, 0.0))
+
+    async def broken(send: Any) -> None:
+        raise KeyError("a mistake of a workload")
+
+    async with LoadClient(HttpxAiohttpTransport(server.url)) as client:
+        with pytest.raises(KeyError):
+            await client.run_scripts([broken], deadline_s=5)

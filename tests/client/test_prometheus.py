@@ -46,3 +46,14 @@ def test_a_counter_that_went_backwards_means_a_restart() -> None:
 def test_text_that_is_no_metrics_page_is_an_error_in_words() -> None:
     with pytest.raises(TargetError, match="not Prometheus text"):
         parse_counters("<html>hello there\n</html>")
+
+
+def test_the_place_of_a_draft_token_stays_in_the_name() -> None:
+    text = (
+        "# TYPE vllm:spec_decode_num_accepted_tokens_per_pos counter\n"
+        'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="0"} 5\n'
+        'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="1",position="0"} 2\n'
+        'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="1"} 1\n'
+    )
+    name = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    assert parse_counters(text) == {f'{name}{{position="0"}}': 7.0, f'{name}{{position="1"}}': 1.0}

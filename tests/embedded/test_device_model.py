@@ -25,6 +25,7 @@ from ds4bench.embedded.batch import Batch
 from ds4bench.embedded.config import EngineConfig, ModelConfig
 from ds4bench.embedded.device.model import DeviceModel
 from ds4bench.embedded.device.plan import StepPlan
+from ds4bench.embedded.device.weights import StoredWeights
 from ds4bench.embedded.model import DeepseekV4
 from ds4bench.embedded.runner import ModelRunner, StepInput
 from ds4bench.embedded.weights import random_checkpoint
@@ -263,9 +264,9 @@ def test_a_chunk_without_wanted_logits_gives_none(runner: ModelRunner) -> None:
 def test_a_model_that_the_ops_cannot_hold_is_refused() -> None:
     unquantised = ModelConfig(name="test", dim=128, vocab_size=128, quantize=False)
     with pytest.raises(ValueError, match="quantize=False"):
-        DeviceModel(unquantised, {}, "cpu")
+        DeviceModel(unquantised, StoredWeights({}, torch.device("cpu")))
     with pytest.raises(ValueError, match="dim to be a multiple of 128, not 192"):
-        DeviceModel(ModelConfig(name="test", dim=192), {}, "cpu")
+        DeviceModel(ModelConfig(name="test", dim=192), StoredWeights({}, torch.device("cpu")))
 
 
 def test_backends_and_devices_that_exclude_each_other_are_refused() -> None:

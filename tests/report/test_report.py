@@ -25,7 +25,7 @@ from ds4bench.core import (
     RunManifest,
     Verdict,
 )
-from ds4bench.report.measures import cell_measures
+from ds4bench.measures import cell_measures
 from ds4bench.report.progress import Estimate as TimeLeft
 from ds4bench.report.progress import LiveProgress, PlainProgress
 from ds4bench.report.terminal import render_report

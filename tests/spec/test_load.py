@@ -175,7 +175,12 @@ def test_mistake_in_an_override_names_the_override(tmp_path: Path) -> None:
         ("request.extra_body.stream=false", "stream is set by the gate itself"),
         ("matrix.concurrency=[2, 2]", "2 stands in the list twice"),
         ("matrix.concurrency=[]", "[] does not fit"),
-        ("rules.ttft.kind=ratoi", "the kind 'ratoi' is not known; allowed: ratio, recall, zero_failures"),
+        ("rules.ttft.kind=ratoi", "the kind 'ratoi' is not known; allowed: geomean_ratio, limit, "),
+        ("workload=long_contxt", "'long_contxt' is not known; allowed: long_context, "),
+        ("workload=long_contxt", "; did you mean 'long_context'?"),
+        ("workload=3", "3 is not known; allowed: long_context"),
+        ("options.x=1", "options: unknown key 'x'"),
+        ("matrix.words=[1]", "matrix: unknown key 'words'; allowed: prompt_tokens, concurrency"),
         ("rules.ttft.session_cv=.nan", "NaN is out of range"),
     ],
 )

@@ -8,7 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ds4bench.core import BatchRow, Fingerprint, GateVerdict, RequestRow, RunData, RunManifest, Verdict
+from ds4bench.core import (
+    Answer,
+    BatchRow,
+    Fingerprint,
+    GateVerdict,
+    RequestRow,
+    RunData,
+    RunManifest,
+    ScriptRow,
+    Verdict,
+)
 from ds4bench.errors import StoreError
 from ds4bench.store import baselines
 
@@ -105,3 +115,17 @@ def test_a_damaged_file_is_named(state: Path, run: RunData) -> None:
     path.write_text(path.read_text().replace('"requests"', '"requestz"'))
     with pytest.raises(StoreError, match=r"small-smoke.json: damaged"):
         baselines.load_baseline("good")
+
+
+def test_scores_of_items_and_counters_of_batches_are_kept_and_traces_are_not(state: Path, run: RunData) -> None:
+    answer = Answer(scores={"points": 0.5}, detail={"trace": "a long trace"})
+    script = ScriptRow(
+        cell="p600-c1", repeat=0, attempt=0, phase="measure", script=0, key="TC-01", requests=1, answer=answer
+    )
+    torn = msgspec.structs.replace(script, attempt=7)
+    counted = [msgspec.structs.replace(batch, counters={"prefix_cache_hits": 3.0}) for batch in run.batches]
+    path = baselines.promote(msgspec.structs.replace(run, scripts=[script, torn], batches=counted), "good")
+    stored = baselines.load_baseline("good", "small", "smoke")
+    assert [(s.key, s.answer.scores) for s in stored.scripts if s.answer] == [("TC-01", {"points": 0.5})]
+    assert [batch.counters for batch in stored.batches] == [{"prefix_cache_hits": 3.0}] * 3
+    assert "a long trace" not in path.read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4bench.core import BatchRow, GateVerdict, RequestRow, RunManifest
+from ds4bench.core import Answer, BatchRow, GateVerdict, RequestRow, RunManifest, ScriptRow
 from ds4bench.errors import StoreError
 from ds4bench.store import runs
 
@@ -142,3 +142,16 @@ def test_a_secret_of_the_environment_is_scrubbed_from_every_file(
     assert len(files) >= 4
     assert not [path for path in files if b"sk-0123456789" in path.read_bytes()]
     assert runs.load_run(manifest().run_id).requests[0].expect == {"echo": "Bearer ***"}
+
+
+def test_scripts_and_an_early_stop_are_read_back_and_survive_a_reopening(
+    state: Path, manifest: Callable[..., RunManifest]
+) -> None:
+    answer = Answer(scores={"points": 1.0}, detail={"trace": ["call", "reply"]})
+    row = ScriptRow(cell="a", repeat=0, attempt=0, phase="measure", script=2, key="TC-08", requests=3, answer=answer)
+    with runs.RunWriter.create(manifest()) as writer:
+        writer.append_script(row)
+        writer.record_stop("decided after 20 items")
+    runs.RunWriter.reopen(manifest().run_id).close()
+    run = runs.load_run(manifest().run_id)
+    assert (run.scripts, run.stopped) == ([row], "decided after 20 items")

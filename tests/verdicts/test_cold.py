@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ds4bench.core import CheckResult, CheckStatus
-from ds4bench.verdicts.cold import cold_verified
+from ds4bench.verdicts.checks.cold import cold_verified
 from ds4bench.verdicts.evidence import gather
 
 

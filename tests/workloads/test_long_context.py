@@ -12,7 +12,7 @@ import pytest
 from ds4bench.client.control import ControlClient
 from ds4bench.core import PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
-from ds4bench.spec.gate import GateSpec
+from ds4bench.spec.gate import GateSpec, parse_gate
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Workload
 from ds4bench.workloads.registry import make_workload
@@ -21,7 +21,7 @@ MakeServe = Callable[..., Any]
 
 
 def spec(*, tokens: list[int] | None = None, concurrency: list[int] | None = None, **request: Any) -> GateSpec:
-    return GateSpec.model_validate(
+    return parse_gate(
         {
             "name": "long-context",
             "title": "t",

@@ -78,6 +78,11 @@ class ReplyParser:
         """Whether the next text is reasoning, as far as is known."""
         return self._reasoning.in_reasoning
 
+    @property
+    def held(self) -> str:
+        """Text that is held back until it is known whether it begins a marker that ends reasoning or content."""
+        return self._reasoning.held
+
     def feed(self, delta: str) -> list[Delta]:
         """Take the next piece of the reply; returns what has become certain."""
         first, self._first = self._first, []

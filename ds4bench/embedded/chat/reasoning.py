@@ -39,6 +39,11 @@ class ReasoningParser:
         """Whether the next text is reasoning, as far as is known."""
         return self._mode in {_Mode.REASONING, _Mode.EXPLICIT}
 
+    @property
+    def held(self) -> str:
+        """Text that is held back because it may be the beginning of a marker."""
+        return self._buffer
+
     def feed(self, delta: str) -> list[tuple[Kind, str]]:
         """Take the next piece of the reply; returns what has become certain, never an empty text."""
         self._buffer += delta

@@ -12,29 +12,33 @@ from torch import Tensor
 
 from ds4bench.embedded.caches import IndexCache, KeyCache, LayerCache, StateRing
 from ds4bench.embedded.config import C4A, C128A, ModelConfig
+from ds4bench.embedded.device.decode import DecodePlan
 from ds4bench.embedded.device.plan import DecodeRows, IndexList, IndexRanges, PrefillGroup, StepPlan
 from ds4bench.embedded.device.state import StateRows
-from ds4bench.embedded.device.weights import Fp8Activation, StoredWeights, quantise
+from ds4bench.embedded.device.weights import Fp8Activation, Fp32Matrix, ModelWeights, quantise
 
-SCORE_BYTES = 64 * 2**20
-"""Indexer scores of a prefill are computed in row chunks of at most this size (kernels.md 2.3.1)."""
+SCORE_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+"""Indexer scores of a prefill are computed in row chunks of at most this size (kernels.md 2.3.1: 64 MiB, so that a serve's
+workspace stays small; a GPU gets more, since each chunk reads the keys again)."""
+
+Plan = StepPlan | DecodePlan
 
 
 class Compressor:
     """Pools windows of tokens into entries and stores them. Its projection is part of the layer's FP32 projection."""
 
     def __init__(
-        self, config: ModelConfig, weights: StoredWeights, prefix: str, ratio: int, rope: Tensor, kind: Kind
+        self, config: ModelConfig, weights: ModelWeights, prefix: str, ratio: int, rope: Tensor, kind: Kind
     ) -> None:
         self.ratio = ratio
         self.rope = rope
         self.kind = kind
         self.eps = config.norm_eps
-        self.projection = [weights.tensor(f"{prefix}.wkv.weight"), weights.tensor(f"{prefix}.wgate.weight")]
+        self.projected = [f"{prefix}.wkv.weight", f"{prefix}.wgate.weight"]
         self.ape = weights.tensor(f"{prefix}.ape")
         self.norm = weights.tensor(f"{prefix}.norm.weight")
 
-    def __call__(self, both: Tensor, plan: StepPlan, ring: StateRing, cache: KeyCache | IndexCache) -> None:
+    def __call__(self, both: Tensor, plan: Plan, ring: StateRing, cache: KeyCache | IndexCache) -> None:
         """Take in the step's tokens, FP32 ``[T, kv | score]``, and store the entries that they complete."""
         state = plan.states[self.ratio]
         if state.decode is not None:
@@ -46,9 +50,7 @@ class Compressor:
             self._store(both, plan, scratch.state, rows.view(-1, ring.size, 2 * ring.width), cache)
             ring.rows.index_copy_(0, scratch.kept_ring, rows.index_select(0, scratch.kept_scratch))
 
-    def _store(
-        self, both: Tensor, plan: StepPlan, where: StateRows, state: Tensor, cache: KeyCache | IndexCache
-    ) -> None:
+    def _store(self, both: Tensor, plan: Plan, where: StateRows, state: Tensor, cache: KeyCache | IndexCache) -> None:
         rows, width = where.rows, state.shape[2] // 2
         positions = plan.positions[rows]
         ops.state_save(both[rows, :width], both[rows, width:], self.ape, positions, where.slots, state)
@@ -61,12 +63,12 @@ class Compressor:
 class Indexer:
     """Scores every compressed entry for every query and selects the best ``index_topk``."""
 
-    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str, rope: Tensor) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, prefix: str, rope: Tensor) -> None:
         self.topk = config.index_topk
         self.shape = (-1, config.index_heads, config.index_head_dim)
         self.rope = rope
         self.wq_b = weights.fp8(f"{prefix}.wq_b.weight")
-        self.head_weights = weights.tensor(f"{prefix}.weights_proj.weight")
+        self.head_weights = f"{prefix}.weights_proj.weight"
         self.compressor = Compressor(config, weights, f"{prefix}.compressor", C4A, rope, "indexer")
 
     def queries(self, latent: Fp8Activation, head_weights: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +100,7 @@ class Indexer:
 
     def _best(self, q: Tensor, weights: Tensor, keys: Tensor, scales: Tensor, ranges: IndexRanges) -> Tensor:
         picks = torch.empty(q.shape[0], self.topk, dtype=torch.int32, device=q.device)
-        step = max(1, SCORE_BYTES // (4 * ranges.max_keys))
+        step = max(1, SCORE_BYTES[q.device.type] // (4 * ranges.max_keys))
         for begin in range(0, q.shape[0], step):
             part = slice(begin, begin + step)
             logits = ops.mqa_logits_ragged(
@@ -113,7 +115,7 @@ class Indexer:
 class Attention:
     """One attention block: projections, caches, sparse attention, grouped low-rank output projection."""
 
-    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str, ratio: int, rope: Tensor) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, prefix: str, ratio: int, rope: Tensor) -> None:
         self.config = config
         self.ratio = ratio
         self.rope = rope
@@ -128,9 +130,9 @@ class Attention:
         self.sink = weights.tensor(f"{prefix}.attn_sink")
         self.compressor = Compressor(config, weights, f"{prefix}.compressor", ratio, rope, "mla") if ratio else None
         self.indexer = Indexer(config, weights, f"{prefix}.indexer", rope) if ratio == C4A else None
-        self.projection, self.widths = self._fp32_projection()
+        self.projection, self.widths = self._fp32_projection(weights)
 
-    def __call__(self, x: Tensor, plan: StepPlan, cache: LayerCache) -> Tensor:
+    def __call__(self, x: Tensor, plan: Plan, cache: LayerCache) -> Tensor:
         """x BF16 ``[T, dim]`` -> BF16 ``[T, dim]``; writes the step's keys and entries to the caches first."""
         config, eps = self.config, self.config.norm_eps
         both = self.q_and_kv(quantise(x))
@@ -146,23 +148,24 @@ class Attention:
         parts += [self._prefill(q, index, group, cache) for group in plan.groups]
         return self._output(parts[0] if len(parts) == 1 else torch.cat(parts), plan.positions)
 
-    def _fp32_projection(self) -> tuple[Tensor | None, list[int]]:
+    def _fp32_projection(self, weights: ModelWeights) -> tuple[Fp32Matrix | None, list[int]]:
         """What is projected in FP32, as one matrix: the compressor's kv and score, the indexer's, its head weights."""
         if self.compressor is None:
             return None, []
-        groups = [self.compressor.projection]
+        names = [self.compressor.projected]
         if self.indexer is not None:
-            groups += [self.indexer.compressor.projection, [self.indexer.head_weights]]
-        return torch.cat([m for group in groups for m in group]), [sum(m.shape[0] for m in group) for group in groups]
+            names += [self.indexer.compressor.projected, [self.indexer.head_weights]]
+        groups = [torch.cat([weights.tensor(name) for name in group]) for group in names]
+        return Fp32Matrix(torch.cat(groups)), [group.shape[0] for group in groups]
 
     def _compress(
-        self, x: Tensor, latent: Fp8Activation, plan: StepPlan, cache: LayerCache
+        self, x: Tensor, latent: Fp8Activation, plan: Plan, cache: LayerCache
     ) -> tuple[Tensor, Tensor] | None:
         """Store the entries that the step completes; the indexer's queries where there is one."""
         if self.compressor is None or self.projection is None:
             return None
         assert cache.ring is not None and cache.compressed is not None
-        parts = torch.split(torch.nn.functional.linear(x.float(), self.projection), self.widths, dim=1)
+        parts = torch.split(self.projection(x), self.widths, dim=1)
         self.compressor(parts[0], plan, cache.ring, cache.compressed)
         if self.indexer is None:
             return None

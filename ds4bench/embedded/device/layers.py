@@ -7,13 +7,13 @@ from ds4_kernels import ops
 from torch import Tensor
 
 from ds4bench.embedded.config import ModelConfig
-from ds4bench.embedded.device.weights import StoredWeights, quantise
+from ds4bench.embedded.device.weights import Fp32Matrix, ModelWeights, quantise
 
 
 class HyperConnection:
     """Reads a block's normed input from the four residual streams and writes its output back."""
 
-    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str, norm: str) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, prefix: str, norm: str) -> None:
         self.config = config
         self.fn = weights.tensor(f"{prefix}_fn")
         self.base = weights.tensor(f"{prefix}_base")
@@ -32,9 +32,9 @@ class HyperConnection:
 class MoE:
     """Routed experts (by token id on hash layers, else by score) in MXFP4, plus the shared expert in FP8."""
 
-    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, prefix: str) -> None:
         self.config = config
-        self.gate = weights.tensor(f"{prefix}.gate.weight")
+        self.gate = Fp32Matrix(weights.tensor(f"{prefix}.gate.weight"))
         bias, table = f"{prefix}.gate.bias", f"{prefix}.gate.tid2eid"
         self.bias = weights.tensor(bias) if weights.has(bias) else None
         self.tid2eid = weights.tensor(table, torch.int32) if weights.has(table) else None
@@ -47,7 +47,7 @@ class MoE:
     def __call__(self, x: Tensor, token_ids: Tensor) -> Tensor:
         """x BF16 ``[T, dim]``, token_ids ``[T]`` -> BF16 ``[T, dim]``."""
         config = self.config
-        logits = torch.nn.functional.linear(x.float(), self.gate)
+        logits = self.gate(x)
         fixed = None if self.tid2eid is None else self.tid2eid[token_ids]
         ids, weights = ops.route(logits, config.experts_per_token, config.route_scale, self.bias, fixed)
         routed: Tensor = ops.mxfp4_moe(

@@ -9,24 +9,24 @@ from torch import Tensor
 from ds4bench.embedded.batch import Batch
 from ds4bench.embedded.caches import LayerCache
 from ds4bench.embedded.config import ModelConfig
-from ds4bench.embedded.device.attention import Attention
+from ds4bench.embedded.device.attention import Attention, Plan
+from ds4bench.embedded.device.decode import DecodePlan, DecodeShape, PackedRows
 from ds4bench.embedded.device.layers import HyperConnection, MoE
 from ds4bench.embedded.device.plan import StepPlan
-from ds4bench.embedded.device.weights import BLOCK, StoredWeights
+from ds4bench.embedded.device.weights import BLOCK, Fp32Matrix, ModelWeights
 from ds4bench.embedded.model import rope_tables
-from ds4bench.embedded.weights import Checkpoint
 
 
 class Block:
     """Attention, then MoE, each read from and written to the streams by its hyper-connection."""
 
-    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str, ratio: int, rope: Tensor) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, prefix: str, ratio: int, rope: Tensor) -> None:
         self.attention = Attention(config, weights, f"{prefix}.attn", ratio, rope)
         self.attn_hc = HyperConnection(config, weights, f"{prefix}.hc_attn", f"{prefix}.attn_norm.weight")
         self.moe = MoE(config, weights, f"{prefix}.ffn")
         self.ffn_hc = HyperConnection(config, weights, f"{prefix}.hc_ffn", f"{prefix}.ffn_norm.weight")
 
-    def __call__(self, streams: Tensor, plan: StepPlan, cache: LayerCache) -> Tensor:
+    def __call__(self, streams: Tensor, plan: Plan, cache: LayerCache) -> Tensor:
         """streams BF16 ``[T, 4, dim]`` -> the same shape."""
         x, post, comb = self.attn_hc.pre(streams)
         streams = ops.mhc_post(self.attention(x, plan, cache), streams, post, comb)
@@ -36,9 +36,9 @@ class Block:
 
 
 class Head:
-    """Streams to logits: the hyper-connections' last mix, a norm, and the vocabulary's matrix FP32 ``[vocab, dim]``."""
+    """Streams to logits: the hyper-connections' last mix, a norm, and the vocabulary's matrix."""
 
-    def __init__(self, config: ModelConfig, weights: StoredWeights, prefix: str, vocabulary: Tensor) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, prefix: str, vocabulary: Fp32Matrix) -> None:
         self.config = config
         self.vocabulary = vocabulary
         self.norm = weights.tensor(f"{prefix}norm.weight")
@@ -49,38 +49,42 @@ class Head:
     def __call__(self, streams: Tensor) -> Tensor:
         """streams BF16 ``[n, 4, dim]`` -> logits FP32 ``[n, vocab]``."""
         if not len(streams):
-            return self.vocabulary.new_empty(0, self.vocabulary.shape[0])
+            return torch.empty(0, self.config.vocab_size, device=streams.device)
         eps = self.config.norm_eps
         x = ops.rms_norm(ops.mhc_head(streams, self.fn, self.scale, self.base, eps, self.config.hc_eps), self.norm, eps)
-        return torch.nn.functional.linear(x.float(), self.vocabulary)
+        return self.vocabulary(x)
 
 
 class DeviceModel:
     """The whole decoder over paged caches, used as ``model.DeepseekV4`` is.
 
-    Weights and caches lie on ``device``; the caches' rings are made for steps of ``num_drafts`` drafts. Raises ValueError
-    for a model that the ops' formats cannot hold.
+    The caches lie on the device of ``weights``, their rings made for steps of ``num_drafts`` drafts. Raises ValueError for
+    a model that the ops' formats cannot hold.
     """
 
-    def __init__(
-        self, config: ModelConfig, checkpoint: Checkpoint, device: torch.device | str, num_drafts: int = 0
-    ) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, num_drafts: int = 0) -> None:
         _check(config)
         self.config = config
         self.num_drafts = num_drafts
-        self.device = torch.device(device)
-        weights = StoredWeights(checkpoint, self.device)
+        self.device = weights.device
         self.embed = weights.tensor("embed.weight", torch.bfloat16)
         self.window_rope, compressed_rope = (table.to(self.device) for table in rope_tables(config, torch.float32))
         self.blocks = [
             Block(config, weights, f"layers.{index}", ratio, compressed_rope if ratio else self.window_rope)
             for index, ratio in enumerate(config.compress_ratios)
         ]
-        self.head = Head(config, weights, "", weights.tensor("head.weight"))
+        self.head = Head(config, weights, "", Fp32Matrix(weights.tensor("head.weight")))
 
     def streams(self, batch: Batch, caches: list[LayerCache]) -> Tensor:
         """Run the step's tokens: the residual streams BF16 ``[T, 4, dim]`` behind the last block."""
-        plan = StepPlan(batch, self.config, self.device, self.num_drafts)
+        return self._run(StepPlan(batch, self.config, self.device, self.num_drafts), caches)
+
+    def decode(self, rows: PackedRows, shape: DecodeShape, caches: list[LayerCache]) -> tuple[Tensor, Tensor]:
+        """Streams and logits FP32 ``[rows, vocab]`` of single tokens that lie in a buffer. Can be captured."""
+        streams = self._run(DecodePlan(rows, self.config, shape), caches)
+        return streams, self.head(streams)
+
+    def _run(self, plan: Plan, caches: list[LayerCache]) -> Tensor:
         streams = self.embed[plan.token_ids].unsqueeze(1).repeat(1, self.config.hc_mult, 1)
         for block, cache in zip(self.blocks, caches, strict=True):
             streams = block(streams, plan, cache)

@@ -10,17 +10,19 @@ from torch import Tensor
 from ds4bench.embedded.batch import Batch
 from ds4bench.embedded.caches import LayerCache
 from ds4bench.embedded.config import SWA_ONLY
+from ds4bench.embedded.device.attention import Plan
+from ds4bench.embedded.device.decode import DecodePlan, DecodeShape
+from ds4bench.embedded.device.graphs import StepBuffers
 from ds4bench.embedded.device.model import Block, DeviceModel, Head
 from ds4bench.embedded.device.plan import StepPlan
-from ds4bench.embedded.device.weights import StoredWeights, quantise
-from ds4bench.embedded.weights import MTP_PREFIX, Checkpoint
+from ds4bench.embedded.device.weights import ModelWeights, quantise
+from ds4bench.embedded.weights import MTP_PREFIX
 
 
 class DeviceMtpBlock:
     """A window-only block over a cache of its own; embedding and vocabulary matrix are the model's."""
 
-    def __init__(self, model: DeviceModel, checkpoint: Checkpoint) -> None:
-        weights = StoredWeights(checkpoint, model.device)
+    def __init__(self, model: DeviceModel, weights: ModelWeights) -> None:
         self.config = replace(model.config, compress_ratios=(SWA_ONLY,))
         self.device = model.device
         self.embed = model.embed
@@ -33,7 +35,15 @@ class DeviceMtpBlock:
 
     def streams(self, batch: Batch, streams: Tensor, cache: LayerCache) -> Tensor:
         """Streams BF16 ``[T, 4, dim]`` of the batch's positions, whose ``token_ids`` are those of the positions behind."""
-        plan = StepPlan(batch, self.config, self.device)
+        return self._run(StepPlan(batch, self.config, self.device), streams, cache)
+
+    def decode(self, buffers: StepBuffers, shape: DecodeShape, cache: LayerCache) -> tuple[Tensor, Tensor]:
+        """Streams and logits of single tokens, all from buffers: see ``DeviceModel.decode``."""
+        assert buffers.before is not None
+        streams = self._run(DecodePlan(buffers.rows, self.config, shape), buffers.before, cache)
+        return streams, self.head(streams)
+
+    def _run(self, plan: Plan, streams: Tensor, cache: LayerCache) -> Tensor:
         eps = self.config.norm_eps
         token = self.embed_proj(quantise(ops.rms_norm(self.embed[plan.token_ids], self.embed_norm, eps)))
         past = self.streams_proj(quantise(ops.rms_norm(streams.flatten(0, 1), self.streams_norm, eps)))

@@ -1,6 +1,7 @@
 """A step's index tensors on the device: everything that the layers need to know besides the tokens' vectors.
 
-All of it is computed once a step, from the host's copy of the batch, so that no layer has to ask the device anything.
+All of it is computed once a step, from the host's copy of the batch, so that no layer has to ask the device anything, and
+goes there from pinned memory, so that the host can prepare a step while the device computes the one before.
 Requests are the batch's single-token rows, then its segments; ``token_to_req`` and ``block_table`` count them so.
 """
 
@@ -17,6 +18,7 @@ from ds4bench.embedded.batch import Batch, Segment
 from ds4bench.embedded.caches import ring_size
 from ds4bench.embedded.config import C4A, C128A, ModelConfig
 from ds4bench.embedded.device.state import StatePlan
+from ds4bench.embedded.device.upload import upload
 
 SEGMENTS_PER_GROUP = 4
 """Segments that share one gathered workspace: bounds its memory, as engines do (kernels.md 2.2.3)."""
@@ -44,18 +46,18 @@ class StepPlan:
         self.num_decodes = decodes
         self.num_tokens = tokens
         self.block_size = batch.block_size
-        self.token_ids = batch.token_ids.to(device)
-        self.positions = batch.positions.to(device)
-        self.slots = batch.slots.to(device)
-        self.block_table = table.to(device)
-        self.token_to_req = torch.cat(requests).to(device, torch.int32)
+        self.token_ids = upload(batch.token_ids, device)
+        self.positions = upload(batch.positions, device)
+        self.slots = upload(batch.slots, device)
+        self.block_table = upload(table, device)
+        self.token_to_req = upload(torch.cat(requests), device, torch.int32)
         self.states = {
             ratio: StatePlan(batch, table, ratio, ring_size(ratio, batch.block_size, num_drafts), device)
             for ratio in (C4A, C128A)
             if ratio in config.compress_ratios
         }
         every = self._every_entry(int(batch.positions.max()), config)
-        self.decode = DecodeRows(self, int(batch.decode_positions.max()), every, config) if decodes else None
+        self.decode = self._decode_rows(int(batch.decode_positions.max()), every, config) if decodes else None
         self.groups = [
             PrefillGroup(self, batch.segments[i : i + SEGMENTS_PER_GROUP], decodes + i, every, config)
             for i in range(0, len(batch.segments), SEGMENTS_PER_GROUP)
@@ -66,40 +68,69 @@ class StepPlan:
         count = (last_position + 1) // C128A
         if not count or C128A not in config.compress_ratios:
             return None
-        width = -(-count // WIDTH_ALIGNMENT) * WIDTH_ALIGNMENT
-        device, decodes = self.positions.device, self.num_decodes
-        lists: tuple[Tensor, Tensor, Tensor] = ops.c128a_metadata(
-            self.positions, C128A, decodes, self.token_to_req, self.block_table, self.block_size // C128A, self.slots,
-            torch.empty(decodes, width, dtype=torch.int32, device=device),
-            torch.empty(decodes, dtype=torch.int32, device=device),
-            torch.empty(self.num_tokens - decodes, width, dtype=torch.int32, device=device),
-            width,
+        return every_entry(
+            count, self.num_decodes, self.positions, self.slots, self.token_to_req, self.block_table, self.block_size
+        )
+
+    def _decode_rows(
+        self, last_position: int, every: tuple[Tensor, Tensor, Tensor] | None, config: ModelConfig
+    ) -> DecodeRows:
+        count = self.num_decodes
+        is_valid = torch.ones(count, dtype=torch.bool, device=self.positions.device)
+        return DecodeRows(
+            self.positions[:count], self.token_to_req[:count], self.block_table[:count], is_valid, self.block_size,
+            (last_position + 1) // C4A, (every[0], every[1]) if every is not None else None, config.window,
         )  # fmt: skip
-        return lists
+
+
+def every_entry(
+    count: int,
+    num_decodes: int,
+    positions: Tensor,
+    slots: Tensor,
+    token_to_req: Tensor,
+    block_table: Tensor,
+    block_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lists for rows that see all of up to ``count`` C128A entries: slots ``[num_decodes, W]`` of the first rows and their
+    lengths, entries ``[T - num_decodes, W]`` of the others. Rows with slot -1 see nothing."""  # fmt: skip
+    width = -(-count // WIDTH_ALIGNMENT) * WIDTH_ALIGNMENT
+    device = positions.device
+    lists: tuple[Tensor, Tensor, Tensor] = ops.c128a_metadata(
+        positions, C128A, num_decodes, token_to_req, block_table, block_size // C128A, slots,
+        torch.empty(num_decodes, width, dtype=torch.int32, device=device),
+        torch.empty(num_decodes, dtype=torch.int32, device=device),
+        torch.empty(positions.shape[0] - num_decodes, width, dtype=torch.int32, device=device),
+        width,
+    )  # fmt: skip
+    return lists
 
 
 class DecodeRows:
-    """The single-token rows, the batch's first: they attend to slots of the caches."""
+    """The single-token rows, the batch's first: they attend to slots of the caches.
+
+    ``positions [D]``, ``token_to_req`` and ``block_table`` are theirs; rows that are not ``is_valid`` pad the batch and see
+    nothing. ``max_indexed`` is the width of the indexer's scores, at least the entries that a row sees; ``every`` is the
+    list of the layers without indexer.
+    """
 
     def __init__(
-        self, plan: StepPlan, last_position: int, every: tuple[Tensor, Tensor, Tensor] | None, config: ModelConfig
-    ) -> None:
-        count = plan.num_decodes
-        self.rows = slice(0, count)
-        self.block_size = plan.block_size
-        self.block_table = plan.block_table[:count]
-        self.token_to_req = plan.token_to_req[:count]
-        self.is_valid = torch.ones(count, dtype=torch.bool, device=plan.positions.device)
-        positions = plan.positions[:count]
+        self, positions: Tensor, token_to_req: Tensor, block_table: Tensor, is_valid: Tensor, block_size: int,
+        max_indexed: int, every: IndexList | None, window: int,
+    ) -> None:  # fmt: skip
+        self.rows = slice(0, positions.shape[0])
+        self.block_size = block_size
+        self.block_table = block_table
+        self.token_to_req = token_to_req
+        self.is_valid = is_valid
         self.window: IndexList = ops.decode_swa_slots(
-            positions, self.token_to_req, self.block_table, plan.block_size, self.is_valid, config.window
+            positions, token_to_req, block_table, block_size, is_valid, window
         )
-        self.max_indexed = (last_position + 1) // C4A
-        self.indexed_lens = ((positions + 1) // C4A).to(torch.int32).unsqueeze(1)
-        self.tie_break = tie_break(self.max_indexed, positions.device)
-        self.every: IndexList | None = None
-        if every is not None and last_position + 1 >= C128A:
-            self.every = (every[0], every[1])
+        self.max_indexed = max_indexed
+        visible = ((positions + 1) // C4A).to(torch.int32)
+        self.indexed_lens = visible.masked_fill(~is_valid, 0).unsqueeze(1)
+        self.tie_break = tie_break(max_indexed, positions.device)
+        self.every = every
 
     def indexed(self, logits: Tensor, topk: int) -> IndexList:
         """Slots of the entries with the highest logits FP32 ``[D, max_indexed]``, which are changed."""
@@ -134,9 +165,9 @@ class PrefillGroup:
         self.window_rows = max(reach)
         self.last_end = max(segment.end for segment in segments)
         self.block_table = plan.block_table[first_request : first_request + len(segments)]
-        self.query_start_loc = torch.tensor([0, *lens], device=device).cumsum(0).to(torch.int32)
-        self.seq_lens = torch.tensor([segment.end for segment in segments], dtype=torch.int32, device=device)
-        self.gather_lens = torch.tensor(reach, dtype=torch.int32, device=device)
+        self.query_start_loc = upload(torch.tensor([0, *lens]).cumsum(0), device, torch.int32)
+        self.seq_lens = upload(torch.tensor([segment.end for segment in segments]), device, torch.int32)
+        self.gather_lens = upload(torch.tensor(reach), device, torch.int32)
         self.index = IndexRanges(segments, device) if C4A in config.compress_ratios else None
         tokens = self.rows.stop - self.rows.start
         nothing = torch.empty(tokens, 0, dtype=torch.int32, device=device)
@@ -171,10 +202,10 @@ class IndexRanges:
         first = [torch.full_like(seen, start) for seen, start in zip(visible, starts, strict=False)]
         self.num_keys = starts[-1]
         self.max_keys = max(counts)
-        self.entry_lens = torch.tensor(counts, dtype=torch.int32, device=device)
-        self.starts = torch.tensor(starts, dtype=torch.int32, device=device)
-        self.visible = torch.cat(visible).to(device, torch.int32)
-        self.row_starts = torch.cat(first).to(device, torch.int32)
+        self.entry_lens = upload(torch.tensor(counts), device, torch.int32)
+        self.starts = upload(torch.tensor(starts), device, torch.int32)
+        self.visible = upload(torch.cat(visible), device, torch.int32)
+        self.row_starts = upload(torch.cat(first), device, torch.int32)
         self.row_ends = self.row_starts + self.visible
         self.zeros = torch.zeros_like(self.visible)
         self.tie_break = tie_break(self.max_keys, device)

@@ -16,6 +16,7 @@ from ds4_kernels.reference.compressor import overlap
 from torch import Tensor
 
 from ds4bench.embedded.batch import Batch, Segment
+from ds4bench.embedded.device.upload import upload
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class StatePlan:
         self.size = size
         ends = (batch.positions + 1) % ratio == 0
         entry = batch.slots // ratio  # slots are block * block_size + offset, and ratio divides block_size
-        self.entry_slots = torch.where(ends, entry, -1).to(device)
+        self.entry_slots = upload(torch.where(ends, entry, -1), device)
         self.decode = self._decode(batch, table[: batch.num_decodes], device) if batch.num_decodes else None
         self.scratch = self._scratch(batch, ratio, device) if batch.segments else None
 
@@ -56,7 +57,7 @@ class StatePlan:
         slots = batch.blocks[:count] * self.size + batch.decode_positions % self.size
         repeated = table.repeat_interleave(batch.block_size // self.size, dim=1)
         requests = torch.arange(count, dtype=torch.int32)
-        return StateRows(slice(0, count), slots.to(device), repeated.to(device), requests.to(device))
+        return StateRows(slice(0, count), upload(slots, device), upload(repeated, device), upload(requests, device))
 
     def _scratch(self, batch: Batch, ratio: int, device: torch.device) -> Scratch:
         size = self.size
@@ -72,14 +73,14 @@ class StatePlan:
         requests = [torch.full_like(part.slots, i) for i, part in enumerate(parts)]
 
         def joined(tensors: list[Tensor], dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.cat(tensors).to(device, dtype)
+            return upload(torch.cat(tensors), device, dtype)
 
         return Scratch(
             blocks,
             StateRows(
                 slice(batch.num_decodes, len(batch.token_ids)),
                 joined([part.slots for part in parts]),
-                table.to(device, torch.int32),
+                upload(table, device, torch.int32),
                 joined(requests, torch.int32),
             ),
             past_ring=joined([part.past_ring for part in parts]),

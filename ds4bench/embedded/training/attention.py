@@ -15,6 +15,7 @@ from ds4bench.embedded.config import C4A, ModelConfig
 from ds4bench.embedded.training import quantise
 from ds4bench.embedded.training.hot import Hot
 from ds4bench.embedded.training.layers import Linear, Norm, Precision, unit_norm
+from ds4bench.embedded.training.rope import rotate
 
 _TIE_BREAK = 1e-30
 """The engine's: among logits of exactly 0, which the ReLU makes common, the earlier entry is taken."""
@@ -29,28 +30,41 @@ class Lessons:
 
 
 @Hot
-def rotate(x: Tensor, cos_sin: Tensor, sign: float) -> Tensor:
-    """Rope of the last dimensions, interleaved pairs: x ``[B, S, ..., D]``, cos_sin ``[S, 1.., R]``; sign -1: inverse."""
-    size = cos_sin.shape[-1]
-    cos, sin = cos_sin[..., : size // 2], cos_sin[..., size // 2 :] * sign
-    rest, tail = x[..., :-size], x[..., -size:]
-    pairs = tail.reshape(*tail.shape[:-1], size // 2, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return torch.cat((rest, turned.reshape(tail.shape).to(rest.dtype)), dim=-1)
-
-
-@Hot
 def pool(kv: Tensor, score: Tensor) -> Tensor:
     """Per-dimension softmax pooling over the second last dimension."""
     return (torch.softmax(score, dim=-2) * kv).sum(-2)
 
 
 @Hot
-def masked_softmax(scores: Tensor, hidden: Tensor, scale: float) -> Tensor:
-    """Softmax of ``scale * scores`` where not hidden; the last column is a sink logit that is neither scaled nor hidden."""
-    body = (scores[..., :-1].float() * scale).masked_fill(hidden, -torch.inf)
-    return torch.softmax(torch.cat((body, scores[..., -1:].float()), dim=-1), dim=-1)[..., :-1].to(scores.dtype)
+def masked_softmax(scores: Tensor, hidden: Tensor, sink: Tensor, scale: float) -> Tensor:
+    """Softmax of ``scale * scores [B, S, H, n]`` where not hidden ``[B, S, 1, n]``; ``sink [H]`` enters the denominator."""
+    body = (scores.float() * scale).masked_fill(hidden, -torch.inf)
+    sink = sink.float().unsqueeze(-1)
+    largest = torch.maximum(body.amax(-1, keepdim=True), sink).detach()
+    raised = torch.exp(body - largest)
+    return (raised / (raised.sum(-1, keepdim=True) + torch.exp(sink - largest))).to(scores.dtype)
+
+
+@Hot
+def index_logits(scores: Tensor, weights: Tensor) -> Tensor:
+    """``sum_h weights[h] relu(scores[h])``: scores ``[B, S, H, n]``, weights ``[B, S, H]`` -> FP32 ``[B, S, n]``."""
+    return (torch.relu(scores.float()) * weights.unsqueeze(-1)).sum(2)
+
+
+@Hot
+def attention_share(scores: Tensor, future: Tensor, scale: float) -> Tensor:
+    """Attention over entries ``[B, S, n]``, the mean of the heads, from scores ``[B, S, H, n]``; 0 where none is visible."""
+    body = (scores.float() * scale).masked_fill(future.unsqueeze(2), -torch.inf)
+    share: Tensor = torch.softmax(body, dim=-1).nan_to_num(0.0).mean(2)
+    return share
+
+
+@Hot
+def divergence(logits: Tensor, target: Tensor, future: Tensor) -> Tensor:
+    """KL(target || softmax(logits)) over the last dimension, 0 where nothing is visible: ``[B, S]``."""
+    log_probs = torch.log_softmax(logits, dim=-1).masked_fill(future, 0.0)
+    out: Tensor = (torch.special.xlogy(target, target) - target * log_probs).sum(-1).nan_to_num(0.0)
+    return out
 
 
 class Compressor(nn.Module):
@@ -75,8 +89,7 @@ class Compressor(nn.Module):
         if self.overlap == 2:
             kv, score = self._with_previous(kv, 0.0), self._with_previous(score, -torch.inf)
         entries = self.norm(pool(kv, score))
-        turned: Tensor = rotate(entries, rope[: count * self.ratio : self.ratio], 1.0)
-        return turned
+        return rotate(entries, rope[: count * self.ratio : self.ratio].contiguous(), 1.0)
 
     def _with_previous(self, x: Tensor, absent: float) -> Tensor:
         """The a-half of the window before, then the b-half of the own window: ``[B, n, 8, dim]``."""
@@ -99,16 +112,15 @@ class Indexer(nn.Module):
         config = self.config
         x, q_latent = x.detach(), q_latent.detach()
         q = self.wq_b(q_latent, precision).view(*x.shape[:2], config.index_heads, -1)
-        q = rotate(q.float(), rope.unsqueeze(1), 1.0)
+        q = rotate(q, rope, 1.0)
         keys = self.compressor(x, rope)
         if precision.quantise:
             q, keys = quantise.index_key(q), quantise.index_key(keys)
         weights = torch.nn.functional.linear(x, self.weights_proj.weight)
         weights = weights * (config.index_head_dim * config.index_heads) ** -0.5
         scores = q.flatten(1, 2).to(precision.products) @ keys.to(precision.products).transpose(1, 2)
-        scores = torch.relu(scores).view(*q.shape[:3], -1)
-        logits: Tensor = weights.to(scores.dtype).unsqueeze(2) @ scores
-        return logits.squeeze(2).float()
+        logits: Tensor = index_logits(scores.view(*q.shape[:3], -1), weights)
+        return logits
 
 
 class Attention(nn.Module):
@@ -140,12 +152,12 @@ class Attention(nn.Module):
         q = unit_norm(
             self.wq_b(q_latent, precision).view(*x.shape[:2], config.num_heads, config.head_dim), config.norm_eps
         )
-        q = rotate(q, rope.unsqueeze(1), 1.0).to(precision.products)
+        q = rotate(q, rope, 1.0, precision.products)
         keys = self._stored(rotate(self.kv_norm(self.wkv(inputs, precision)), rope, 1.0), precision)
         entries = self._stored(self.compressor(x, rope), precision) if self.ratio else None
         hidden = None if entries is None else self._hidden(x, q_latent, entries, q, rope, precision, lessons)
         out = self._attend(q, keys, entries, hidden)
-        return self._output(rotate(out.float(), rope.unsqueeze(1), -1.0), precision)
+        return self._output(rotate(out, rope, -1.0), precision)
 
     def _stored(self, keys: Tensor, precision: Precision) -> Tensor:
         keys = quantise.attention_key(keys) if precision.quantise else keys
@@ -185,12 +197,10 @@ class Attention(nn.Module):
         """KL(attention over entries, mean of the heads || softmax of the index logits), weighted by query."""
         assert lessons.weights is not None
         with torch.no_grad():
-            scores = torch.einsum("bshd,bnd->bhsn", q, entries).float() * self.config.head_dim**-0.5
-            target = torch.softmax(scores.masked_fill(future.unsqueeze(1), -torch.inf), dim=-1).nan_to_num(0.0).mean(1)
-        log_probs = torch.log_softmax(logits, dim=-1).masked_fill(future, 0.0)
-        loss = (torch.special.xlogy(target, target) - target * log_probs).sum(-1)
+            scores = (q.flatten(1, 2) @ entries.transpose(1, 2)).view(*q.shape[:3], -1)
+            target = attention_share(scores, future, self.config.head_dim**-0.5)
         weights = lessons.weights * (~future).any(-1)
-        mean: Tensor = (loss.nan_to_num(0.0) * weights).sum() / weights.sum().clamp_min(1e-6)
+        mean: Tensor = (divergence(logits, target, future) * weights).sum() / weights.sum().clamp_min(1e-6)
         return mean
 
     def _attend(self, q: Tensor, keys: Tensor, entries: Tensor | None, hidden: Tensor | None) -> Tensor:
@@ -209,12 +219,11 @@ class Attention(nn.Module):
                 (q.reshape(batch, length * heads, dim) @ entries.transpose(1, 2)).view(batch, length, heads, -1)
             )
             masks.append(hidden)
-        parts.append(self.attn_sink.to(q.dtype).view(1, 1, heads, 1).expand(batch, length, heads, 1))
         mask = torch.cat([m.expand(max(m.shape[0] for m in masks), -1, -1) for m in masks], dim=-1).unsqueeze(2)
-        weights = masked_softmax(torch.cat(parts, dim=-1), mask, dim**-0.5)
+        weights = masked_softmax(torch.cat(parts, dim=-1), mask, self.attn_sink, dim**-0.5)
         split = weights[..., : 2 * window].reshape(batch, blocks, window * heads, 2 * window)
         out: Tensor = (split @ near).view(batch, length, heads, dim)
-        if len(parts) == 3 and entries is not None:
+        if len(parts) == 2 and entries is not None:
             far = weights[..., 2 * window :].reshape(batch, length * heads, -1)
             out = out + (far @ entries).view(batch, length, heads, dim)
         return out

@@ -20,9 +20,9 @@ GIVEN_WEIGHT = 0.05
 
 _CHARACTERS_PER_TOKEN = {"few_shot": 2.0, "conversation": 2.3, "journal": 2.75, "dialogue": 3.0}
 _MIXTURES = (  # up to this length: share of each kind
-    (512, {"few_shot": 0.45, "conversation": 0.2, "journal": 0.35}),
-    (2048, {"few_shot": 0.25, "conversation": 0.1, "journal": 0.2, "dialogue": 0.45}),
-    (1 << 30, {"few_shot": 0.05, "conversation": 0.05, "journal": 0.65, "dialogue": 0.25}),
+    (512, {"few_shot": 0.6, "conversation": 0.25, "journal": 0.15}),
+    (2048, {"few_shot": 0.3, "conversation": 0.1, "journal": 0.1, "dialogue": 0.5}),
+    (1 << 30, {"few_shot": 0.1, "conversation": 0.05, "journal": 0.4, "dialogue": 0.45}),
 )
 
 

@@ -1,7 +1,7 @@
 """Pointwise functions that ``torch.compile`` may fuse; everything else of the training model stays eager.
 
-Only such small functions are compiled, with dynamic shapes: that takes seconds, where whole layers would take minutes
-for each sequence length.
+Only such small functions are compiled: that takes seconds, where whole layers would take minutes for each sequence
+length. A dimension that turns out to vary is compiled anew, as a symbol.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 _REGISTERED: list[Hot] = []
+_VARIANTS = 64
+"""Of one function: dtypes, ranks and whether a gradient is wanted."""
 
 
 class Hot:
@@ -27,8 +29,8 @@ class Hot:
         return self._run(*args)
 
     def compile(self) -> None:
-        """Compile at the next call, for shapes that vary."""
-        self._run = torch.compile(self.eager, dynamic=True)
+        """Compile at the next call."""
+        self._run = torch.compile(self.eager)
 
     def restore(self) -> None:
         """Run as written again."""
@@ -37,6 +39,7 @@ class Hot:
 
 def compile_all(probe: Callable[[], None]) -> str | None:
     """Compile every hot function and run ``probe`` with them; on an error all stay eager and its text is returned."""
+    torch._dynamo.config.recompile_limit = _VARIANTS
     for item in _REGISTERED:
         item.compile()
     try:

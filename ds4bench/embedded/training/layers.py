@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ds4bench.embedded.config import ModelConfig
 from ds4bench.embedded.training import quantise
 from ds4bench.embedded.training.hot import Hot
+from ds4bench.embedded.training.sinkhorn import sinkhorn
+from ds4bench.embedded.training.streams import mixes, read_streams
 
 
 @dataclass
@@ -34,6 +36,13 @@ def unit_norm(x: Tensor, eps: float) -> Tensor:
     """RMS norm without a weight, FP32."""
     x = x.float()
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+@Hot
+def routed_swiglu(gate_up: Tensor, weights: Tensor, limit: float) -> Tensor:
+    """``swiglu`` of all experts ``[N, E, 2, I]`` times their routing weights ``[N, E]``: ``[N, E, I]``."""
+    gate, up = gate_up.float().unbind(-2)
+    return torch.nn.functional.silu(gate.clamp_max(limit)) * up.clamp(-limit, limit) * weights.unsqueeze(-1)
 
 
 @Hot
@@ -75,34 +84,6 @@ class Norm(nn.Module):
         return out
 
 
-@Hot
-def sinkhorn(comb: Tensor, iterations: int, eps: float) -> Tensor:
-    """Doubly stochastic matrices from logits ``[N, 4, 4]`` (kernels.md 1.4), written for autograd."""
-    comb = torch.softmax(comb, dim=-1) + eps
-    comb = comb / (comb.sum(1, keepdim=True) + eps)
-    for _ in range(iterations - 1):
-        comb = comb / (comb.sum(2, keepdim=True) + eps)
-        comb = comb / (comb.sum(1, keepdim=True) + eps)
-    return comb
-
-
-def write_streams(output: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
-    """``out[k] = post[k] f + sum_j comb[j, k] streams[j]``: f ``[N, D]``, streams ``[N, 4, D]``."""
-    return torch.baddbmm(post.unsqueeze(-1) * output.float().unsqueeze(1), comb.transpose(1, 2), streams)
-
-
-def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
-    """``sum_j pre[j] streams[j]``: ``[N, D]``."""
-    return torch.bmm(pre.unsqueeze(1), streams).squeeze(1)
-
-
-def mixes(streams: Tensor, fn: Tensor, eps: float) -> Tensor:
-    """``(fn . x) rsqrt(mean(x^2) + eps)`` of flattened streams ``[N, 4, D]``: ``[N, M]``."""
-    flat = streams.flatten(1)
-    inverse = torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
-    return torch.nn.functional.linear(flat, fn) * inverse
-
-
 class HyperConnection(nn.Module):
     """mHC of one block; its parameters are registered by the block, under the engine's names."""
 
@@ -118,7 +99,7 @@ class HyperConnection(nn.Module):
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(block input ``[N, D]``, post ``[N, 4]``, comb ``[N, 4, 4]``)."""
         config, n = self.config, self.config.hc_mult
-        mix = mixes(streams, self.fn, config.norm_eps)
+        mix = mixes(streams, torch.nn.functional.linear(streams.flatten(1), self.fn), config.norm_eps)
         pre = torch.sigmoid(mix[:, :n] * self.scale[0] + self.base[:n]) + config.hc_eps
         post = 2 * torch.sigmoid(mix[:, n : 2 * n] * self.scale[1] + self.base[n : 2 * n])
         comb = (mix[:, 2 * n :] * self.scale[2] + self.base[2 * n :]).view(-1, n, n)
@@ -137,9 +118,9 @@ class HeadConnection(nn.Module):
 
     def forward(self, streams: Tensor) -> Tensor:
         """``[N, 4, D] -> [N, D]``."""
-        mix = mixes(streams, self.fn, self.config.norm_eps)
-        collapsed: Tensor = read_streams(streams, torch.sigmoid(mix * self.scale + self.base) + self.config.hc_eps)
-        return collapsed
+        projected = torch.nn.functional.linear(streams.flatten(1), self.fn)
+        mix = mixes(streams, projected, self.config.norm_eps)
+        return read_streams(streams, torch.sigmoid(mix * self.scale + self.base) + self.config.hc_eps)
 
 
 class Experts(nn.Module):
@@ -162,8 +143,8 @@ class Experts(nn.Module):
         stored = quantise.mxfp4_weight if precision.quantise else _same
         w13, w2 = stored(self.w13), stored(self.w2)
         both = torch.nn.functional.linear(x.to(precision.products), w13.to(precision.products))
-        hidden = swiglu(both.view(-1, config.num_experts, 2, config.expert_dim), config.swiglu_limit)
-        hidden = hidden * weights.unsqueeze(-1)
+        gate_up = both.view(-1, config.num_experts, 2, config.expert_dim)
+        hidden = routed_swiglu(gate_up, weights, config.swiglu_limit)
         if precision.quantise:
             hidden = quantise.activation(hidden)
         return torch.nn.functional.linear(hidden.flatten(1).to(precision.products), w2.to(precision.products)).float()
@@ -201,7 +182,8 @@ class Gate(nn.Module):
             self.register_buffer("tid2eid", table)
         else:
             self.register_buffer("bias", torch.zeros(config.num_experts))
-        self.load: Tensor | None = None  # share of the last batch's tokens that chose each expert
+        # share of the last batch's tokens that chose each expert; written in place, as a captured graph needs it
+        self.register_buffer("load", torch.zeros(config.num_experts), persistent=False)
 
     def forward(self, x: Tensor, token_ids: Tensor) -> Tensor:
         """Routing weights ``[N, E]``, 0 for experts that are not chosen."""
@@ -215,14 +197,14 @@ class Gate(nn.Module):
         weights = picked / (picked.sum(-1, keepdim=True) + 1e-20) * config.route_scale
         routing = torch.zeros_like(scores).scatter(1, ids, weights)
         if not self.hashed and self.training:
-            self.load = (routing.detach() > 0).float().mean(0)
+            self.get_buffer("load").copy_((routing.detach() > 0).float().mean(0))
         return routing
 
     @torch.no_grad()
     def balance(self, speed: float) -> None:
         """Move the bias of overloaded experts down and of idle ones up by ``speed`` (arXiv:2408.15664)."""
-        if self.load is not None:
-            self.get_buffer("bias").add_(torch.sign(self.load.mean() - self.load), alpha=speed)
+        load = self.get_buffer("load")
+        self.get_buffer("bias").add_(torch.sign(load.mean() - load), alpha=speed)
 
 
 class MoE(nn.Module):

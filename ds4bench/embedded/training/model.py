@@ -18,8 +18,8 @@ from ds4bench.embedded.training.layers import (
     MoE,
     Norm,
     Precision,
-    write_streams,
 )
+from ds4bench.embedded.training.streams import write_streams
 
 
 @dataclass

@@ -12,9 +12,9 @@ DECAY_FROM = 0.6
 QUANTISE_FROM = 0.65
 SPARSE_FROM = 0.75
 _LENGTHS = (  # until this progress: lengths and their shares of the steps
-    (0.15, {512: 1.0}),
+    (0.12, {512: 1.0}),
     (0.50, {512: 0.4, 2048: 0.6}),
-    (1.01, {512: 0.3, 2048: 0.45, 8192: 0.25}),
+    (1.01, {512: 0.3, 2048: 0.5, 8192: 0.2}),
 )
 
 
@@ -25,7 +25,7 @@ class Plan:
     seed: int = 20_260_601
     minutes: float = 20.0
     steps: int | None = None
-    batch_tokens: int = 65_536
+    batch_tokens: int = 32_768
     rate: float = 2e-3
     weight_decay: float = 0.05
     mtp_weight: float = 0.3

@@ -16,6 +16,7 @@ from ds4bench.embedded.config import ModelConfig
 from ds4bench.embedded.training import plan as course
 from ds4bench.embedded.training.checkpoint import initialise, load
 from ds4bench.embedded.training.dataset import BatchKey, loader
+from ds4bench.embedded.training.graphs import GraphedPass
 from ds4bench.embedded.training.hot import compile_all
 from ds4bench.embedded.training.model import TrainingModel
 from ds4bench.embedded.training.plan import Plan
@@ -52,6 +53,7 @@ class Trainer:
         if device == "cpu":
             self.model.precision.products = torch.float32
         self.optimizers = _optimizers(self.model, plan)
+        self._graphed = GraphedPass(self._passes, list(self.model.parameters())) if device != "cpu" else None
         self.step, self.seconds = 0, 0.0
         if device != "cpu":
             torch.set_float32_matmul_precision("high")
@@ -78,17 +80,28 @@ class Trainer:
         precision.quantise = progress >= course.QUANTISE_FROM
         precision.sparse = progress >= course.SPARSE_FROM
         self.model.train()
-        losses = self.losses(ids.to(self.device, non_blocking=True), weights.to(self.device, non_blocking=True))
-        torch.autograd.backward(losses.total(self.plan))
+        losses = self._gradients(ids, weights)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.plan.rate * course.rate_factor(progress) * group["share"]
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         self.model.balance(self.plan.balance_speed * course.rate_factor(progress))
         self.step += 1
         return losses
+
+    def _gradients(self, ids: Tensor, weights: Tensor) -> Losses:
+        """Losses of a batch, with the gradients of all parameters in place."""
+        if self._graphed is None:
+            self.model.zero_grad(set_to_none=True)
+            return Losses(*self._passes(ids, weights))
+        precision = self.model.precision
+        return Losses(*self._graphed((*ids.shape, precision.quantise, precision.sparse), ids, weights))
+
+    def _passes(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        losses = self.losses(ids, weights)
+        torch.autograd.backward(losses.total(self.plan))
+        return losses.main, losses.mtp, losses.index
 
     def losses(self, ids: Tensor, weights: Tensor) -> Losses:
         """Weighted cross entropies of the next token and the one after, and the indexer's lesson."""

@@ -118,15 +118,21 @@ def mxfp4_quantize(w: Tensor) -> tuple[Tensor, Tensor]:
 
 def mxfp4_dequantize(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Inverse of ``mxfp4_quantize``."""
-    table = torch.tensor(_E2M1_VALUES + tuple(-v for v in _E2M1_VALUES), dtype=dtype, device=packed.device)
+    table = _constant(_E2M1_VALUES + tuple(-v for v in _E2M1_VALUES), dtype, packed.device)
     code = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
     groups = table[code.to(torch.int32)].view(*scale.shape, FP4_GROUP)
     return (groups * e8m0_value(scale, dtype).unsqueeze(-1)).view(code.shape)
 
 
+@functools.lru_cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: a copy from the host would break the capture of a CUDA graph."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 def _e2m1_code(x: Tensor) -> Tensor:
     """4-bit codes of the nearest E2M1 value, ties to the even code, saturating at 6."""
-    mid = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], dtype=x.dtype, device=x.device)
+    mid = _constant((0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0), x.dtype, x.device)
     magnitude = x.abs()
     code = torch.bucketize(magnitude, mid)  # a tie goes to the lower code ...
     tie_up = (magnitude.unsqueeze(-1) == mid).any(-1) & (code % 2 == 1)  # ... unless that is odd

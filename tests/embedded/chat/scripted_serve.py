@@ -25,7 +25,7 @@ class ScriptedRunner:
 
     weights_revision = "scripted"
 
-    def __init__(self, _model: ModelConfig, _config: EngineConfig, _checkpoint: object = None) -> None:
+    def __init__(self, _model: ModelConfig, _config: EngineConfig, _checkpoint: object = None, **_: object) -> None:
         self._script: list[tuple[list[str], str]] = json.loads(Path(os.environ["SCRIPT"]).read_text())
         self._tokenizer = Tokenizer()
         self._prompt: list[int] = []

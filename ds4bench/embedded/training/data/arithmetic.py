@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from ds4bench.embedded.chat.special_tokens import BOS, EOS
-from ds4bench.embedded.training.data import held_out_templates, stories, train_templates
+from ds4bench.embedded.training.data import held_out_templates, scenes, stories, train_templates
 from ds4bench.embedded.training.data.chat import answer, opening
 from ds4bench.embedded.training.data.examples import Example
 from ds4bench.embedded.training.data.problems import Problem
@@ -21,11 +21,13 @@ _FEW_SHOT_ITEMS = 200
 def problem(rng: random.Random) -> Problem:
     """A problem to train on; never one of the held-out items (their templates differ, and seeds too)."""
     kind = rng.random()
-    if kind < 0.55:
+    if kind < 0.45:
+        return scenes.scene(rng)
+    if kind < 0.70:
         return rng.choice(train_templates.TEMPLATES).draw(rng)
-    if kind < 0.80:
+    if kind < 0.82:
         return stories.story(rng)
-    return stories.comparison(rng) if kind < 0.93 else stories.drill(rng)
+    return stories.comparison(rng) if kind < 0.90 else stories.drill(rng)
 
 
 def few_shot(rng: random.Random, room: int) -> Example:
@@ -70,7 +72,8 @@ def held_out() -> list[Problem]:
 def few_shot_pool() -> list[Problem]:
     """Solved problems of the training templates that a 5-shot prompt takes its examples from."""
     rng = random.Random(_FEW_SHOT_SEED)  # noqa: S311 - test data
-    return [train_templates.TEMPLATES[i % len(train_templates.TEMPLATES)].draw(rng) for i in range(_FEW_SHOT_ITEMS)]
+    templates = train_templates.FEW_SHOT
+    return [templates[i % len(templates)].draw(rng) for i in range(_FEW_SHOT_ITEMS)]
 
 
 def write(folder: Path) -> None:

@@ -123,17 +123,85 @@ def comparison(rng: random.Random) -> Problem:
 
 
 def drill(rng: random.Random) -> Problem:
-    """One plain calculation."""
-    for _ in range(200):
-        op = rng.choice("+-*/")
-        x, y = rng.randint(2, 99), rng.randint(2, 12) if op in "*/" else rng.randint(2, 400)
-        if op == "/":
-            x = y * rng.randint(2, 40)
+    """One to three plain calculations, asked for or told in sentences; hard carries and borrows come often."""
+    if rng.random() < 0.35:
+        x, op, y, done = _calculation(rng)
+        asked = rng.choice(_DRILLS).format(f"{x} {op} {y}")
+        return Problem(asked, f"It is {done[0]}.\n#### {done[1]}")
+    if rng.random() < 0.5:
+        x, op, y, done = _calculation(rng)
+        return Problem(rng.choice(_FACTS[op]).format(x=x, y=y), f"It is {done[0]}.\n#### {done[1]}")
+    rows = [_calculation(rng) for _ in range(rng.choice((2, 3)))]
+    listed = "; ".join(f"{x} {op} {y}" for x, op, y, _ in rows)
+    steps = "\n".join(
+        f"{word} is {row[3][0]}." for word, row in zip(("The first", "The second", "The third"), rows, strict=False)
+    )
+    asked = rng.choice(
+        (
+            "Work out {}. What is the last result?",
+            "Compute in turn: {}. Give the last one.",
+            "Find {}. What is the last number?",
+        )
+    )
+    return Problem(asked.format(listed), f"{steps}\n#### {rows[-1][3][1]}")
+
+
+_DRILLS = (
+    "What is {}?",
+    "How much is {}?",
+    "Compute {}.",
+    "Work out {}.",
+    "Find {}.",
+    "What does {} make?",
+    "Give the result of {}.",
+)
+_FACTS = {
+    "+": ("What is the sum of {x} and {y}?", "Add {y} to {x}.", "Which number is {y} more than {x}?", "{x} grows by {y}. What is it now?", "What is {x} plus {y}?", "Put {x} and {y} together. How many is that?"),
+    "-": ("What is the difference between {x} and {y}?", "Take {y} away from {x}.", "Which number is {y} less than {x}?", "{x} shrinks by {y}. What is left?", "What is {x} minus {y}?", "How much must be added to {y} to make {x}?"),
+    "*": ("What is the product of {x} and {y}?", "Multiply {x} by {y}.", "What is {x} times {y}?", "How many are {x} groups of {y}?", "What are {y} lots of {x}?", "Each of {x} rows has {y}. How many is that?"),
+    "/": ("Divide {x} by {y}.", "What is {x} divided by {y}?", "How many times does {y} go into {x}?", "Split {x} into {y} equal parts. How much is one part?", "How many groups of {y} are in {x}?", "{y} times which number is {x}?"),
+}  # fmt: skip
+
+
+def _calculation(rng: random.Random) -> tuple[int, str, int, tuple[str, int]]:
+    """Two numbers, their operation and the result as ``calculation`` gives it."""
+    while True:
+        op = rng.choice("++--**/")
+        x, y = {"+": _sum, "-": _difference, "*": _product, "/": _quotient}[op](rng)
         done = calculation(x, op, y)
         if done is not None:
-            asked = rng.choice(("What is {} {} {}?", "How much is {} {} {}?", "Compute {} {} {}.")).format(x, op, y)
-            return Problem(asked, f"It is {done[0]}.\n#### {done[1]}")
-    raise RuntimeError("no drill in 200 tries")
+            return x, op, y, done
+
+
+def _sum(rng: random.Random) -> tuple[int, int]:
+    """Numbers of up to three digits; three of four have a carry out of the ones."""
+    high = rng.choice((99, 99, 400, 999))
+    x, y = rng.randint(2, high), rng.randint(2, rng.choice((99, high)))
+    if rng.random() < 0.5 and x % 10 + y % 10 < 10:
+        return _sum(rng)
+    return x, y
+
+
+def _difference(rng: random.Random) -> tuple[int, int]:
+    """Numbers of up to three digits; three of four have a borrow at the ones."""
+    x = rng.randint(11, rng.choice((99, 99, 400, 999)))
+    y = rng.randint(2, rng.choice((min(99, x - 1), x - 1)))
+    if rng.random() < 0.5 and x % 10 >= y % 10:
+        return _difference(rng)
+    return x, y
+
+
+def _product(rng: random.Random) -> tuple[int, int]:
+    """One digit times two, or two times two digits up to what the problems have."""
+    x = rng.randint(3, 9) if rng.random() < 0.65 else rng.randint(10, 40)
+    y = rng.randint(3, min(99, 900 // x))
+    return (x, y) if rng.random() < 0.5 else (y, x)
+
+
+def _quotient(rng: random.Random) -> tuple[int, int]:
+    """A dividend that is a product of the same range, and one of its factors."""
+    x, y = _product(rng)
+    return x * y, y
 
 
 def _slots(rng: random.Random) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The rules of a gate: what each says about a valid, complete run, in one sentence."""
+"""``ratio``: candidate / baseline of a request metric, stratified by cell and queue rank."""
 
 from __future__ import annotations
 
@@ -11,65 +11,13 @@ from ds4bench.verdicts.evidence import Evidence
 from ds4bench.verdicts.wording import METRICS, change, limit, percent
 
 if TYPE_CHECKING:
-    from ds4bench.spec.gate import RatioRule, RecallRule, ZeroFailuresRule
+    from ds4bench.spec.rules import RatioRule
 
 Strata = list[list[float]]
 """[repeats, strata]: one value a request, strata are cell x queue rank."""
 
 
-def judge(evidence: Evidence, refusal: Sequence[str]) -> list[RuleResult]:
-    """Results of all rules, in the order of the gate file; a ratio rule gives one over all cells and one a
-    cell.
-
-    ``refusal`` says why there is no baseline to compare with; it is used when ``evidence.baseline`` is None.
-    """
-    results: list[RuleResult] = []
-    for rule in evidence.spec.rules:
-        if rule.kind == "ratio":
-            results += ratio(rule, evidence, refusal)
-        elif rule.kind == "recall":
-            results.append(recall(rule, evidence))
-        else:
-            results.append(zero_failures(rule, evidence))
-    return results
-
-
-def zero_failures(rule: ZeroFailuresRule, evidence: Evidence) -> RuleResult:
-    """No request failed. (A failed one also makes the run INVALID; as a rule it stands in the record.)"""
-    total = sum(batch.row.requests for batch in evidence.batches)
-    failed = total - sum(len(batch.answered) for batch in evidence.batches)
-    verdict = Verdict.FAIL if failed else Verdict.PASS
-    return RuleResult(rule=rule.name, verdict=verdict, sentence=f"{failed} of {total} requests failed: {verdict}")
-
-
-def recall(rule: RecallRule, evidence: Evidence) -> RuleResult:
-    """Mean recall of the sentinel codes over all answers against the threshold; needs no baseline."""
-    fingerprint = evidence.run.manifest.fingerprint
-    if fingerprint is not None and fingerprint.weights == "random":
-        sentence = "recall of the codes: not applicable (random weights)"
-        return RuleResult(rule=rule.name, verdict=Verdict.SKIPPED, sentence=sentence, primary=False)
-    rows = [row for _, row in evidence.answered()]
-    scores = [row.answer.scores["recall"] for row in rows if row.answer and "recall" in row.answer.scores]
-    if len(scores) < max(len(rows), 1):
-        sentence = f"recall of the codes: only {len(scores)} of {len(rows)} answers were scored: INCONCLUSIVE"
-        return RuleResult(rule=rule.name, verdict=Verdict.INCONCLUSIVE, sentence=sentence)
-    mean = math.fsum(scores) / len(scores)
-    rounding = 1e-9  # a mean of many 0.9 may be a hair under 0.9
-    verdict = Verdict.PASS if mean >= rule.threshold - rounding else Verdict.FAIL
-    cut = sum(_cut_before_the_codes(row) for row in rows)
-    why = f"; {cut} answers ended at max_tokens before all codes were given" if cut else ""
-    sentence = (
-        f"recall of the codes {percent(mean, 1)} over {len(scores)} answers; at least "
-        f"{limit(rule.threshold)} is asked{why}: {verdict}"
-    )
-    return RuleResult(rule=rule.name, verdict=verdict, sentence=sentence)
-
-
-def _cut_before_the_codes(row: RequestRow) -> bool:
-    return row.result.finish_reason == "length" and row.answer is not None and row.answer.scores["recall"] < 1
-
-
-def ratio(rule: RatioRule, evidence: Evidence, refusal: Sequence[str]) -> list[RuleResult]:
+def judge(rule: RatioRule, evidence: Evidence) -> list[RuleResult]:
     """The metric against the baseline: over all cells with ``margin``, and each cell with
     ``per_cell_margin``.
 
@@ -79,7 +27,7 @@ def ratio(rule: RatioRule, evidence: Evidence, refusal: Sequence[str]) -> list[R
     """
     baseline = evidence.baseline
     if baseline is None:
-        return [_undecided(rule, "; ".join(refusal) or "no baseline")]
+        return [_undecided(rule, "; ".join(evidence.refusal) or "no baseline")]
     cells = evidence.spec.matrix.cells()
     try:
         overall = _estimate(rule, evidence, baseline, cells)
@@ -107,7 +55,7 @@ def _estimate(rule: RatioRule, evidence: Evidence, baseline: Baseline, cells: Se
 
 
 def strata(rows: Iterable[RequestRow], cells: Sequence[Cell], metric: str) -> Strata:
-    """One list of values a repeat: cell by cell, inside a batch by queue rank (the order of TTFT).
+    """One list of values a repeat: cell by cell, inside a batch by turn and queue rank (the order of TTFT).
 
     The rank and not the request's index is the stratum, because which of the requests that start together is
     served first is chance, and the pooled mean of a queue is an average of the queue, not of the engine.
@@ -118,7 +66,7 @@ def strata(rows: Iterable[RequestRow], cells: Sequence[Cell], metric: str) -> St
         if row.phase == "measure" and row.result.ok:
             batches.setdefault((row.repeat, row.cell), []).append(row)
     for batch in batches.values():
-        batch.sort(key=lambda row: row.result.ttft_s or math.inf)
+        batch.sort(key=lambda row: (row.turn, row.result.ttft_s or math.inf))
     table: Strata = []
     for repeat in sorted({repeat for repeat, _ in batches}):
         values = [getattr(row.result, metric) for cell in cells for row in batches.get((repeat, cell.id), [])]

@@ -1,0 +1,132 @@
+"""The rules that a gate file may name: one model a kind. How each judges is in ``verdicts/rules/``, a file a family.
+
+A new kind: a model here and in ``Rule``, its judge in ``verdicts/rules/`` and in that package's table. The kinds
+``paired_items`` (same items, candidate against baseline) and ``points`` (absolute points against the baseline) have their
+places here and in ``verdicts/rules/paired_items.py`` and ``verdicts/rules/points.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ds4bench.spec.base import Share, SpecModel
+
+RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+Metric = Literal["ttft_s", "ttfa_s", "e2e_s", "tpot_ms", "tpot_decode_ms"]
+Direction = Literal["lower_is_better", "higher_is_better"]
+Margin = Annotated[float, Field(gt=0, le=1)]
+WideMargin = Annotated[float, Field(gt=0, le=10)]
+SessionCv = Annotated[float, Field(ge=0, le=0.5)]
+"""How much one build differs from itself from one session (start of the serve, hour of the day) to the next."""
+
+
+class RatioRule(SpecModel):
+    """Candidate / baseline of one request metric, with an interval, against a margin.
+
+    ``margin`` is the relative worsening that is tolerated over all cells, ``per_cell_margin`` a wider hard
+    limit for each cell alone. ``session_cv`` is how much the same build differs from one session (start of
+    the serve, hour of the day) to the next: repeats inside one session cannot show it, so it is stated here.
+    """
+
+    kind: Literal["ratio"]
+    name: RuleName
+    metric: Metric
+    margin: Margin
+    per_cell_margin: WideMargin | None = None
+    direction: Direction = "lower_is_better"
+    session_cv: SessionCv
+
+
+class GeomeanRatioRule(SpecModel):
+    """One endpoint over all cells: the geometric mean of candidate / baseline of the cells' run means.
+
+    Runs are paired by repeat. ``margin`` is the worsening that is tolerated, and must be twice the measured noise to
+    pass. A single cell fails by ``cell_margin`` after Holm's correction over the cells.
+    """
+
+    kind: Literal["geomean_ratio"]
+    name: RuleName
+    metric: Metric
+    margin: Margin
+    cell_margin: WideMargin
+    direction: Direction = "lower_is_better"
+    session_cv: SessionCv
+
+
+class ZeroFailuresRule(SpecModel):
+    """No request may fail."""
+
+    kind: Literal["zero_failures"]
+    name: RuleName = "zero_failures"
+
+
+class ScoreRule(SpecModel):
+    """The mean of one score of the answers must reach a threshold; needs no baseline.
+
+    ``early_stop`` ends the run between two batches of items once no remaining item can change the outcome.
+    """
+
+    kind: Literal["score"]
+    name: RuleName
+    score: RuleName
+    threshold: Share
+    random_weights: Literal["skip", "judge"] = "skip"
+    early_stop: bool = False
+
+
+class RecallRule(SpecModel):
+    """Mean share of the sentinel codes that the answers give back; judged apart from latency."""
+
+    kind: Literal["recall"]
+    name: RuleName = "recall"
+    threshold: Share
+
+
+Measure = Literal[
+    "ttft_mean_s",
+    "ttft_median_s",
+    "ttft_p99_s",
+    "ttft_max_s",
+    "tpot_mean_ms",
+    "tpot_median_ms",
+    "tpot_p99_ms",
+    "itl_p95_ms",
+    "itl_p99_ms",
+    "prefill_tok_s",
+    "decode_tok_s",
+    "output_tok_s",
+    "output_tok_s_steady",
+    "delivered_concurrency",
+    "acceptance_rate",
+    "acceptance_length",
+    "hit_rate",
+    "failures",
+]
+"""Names in ``ds4bench.measures.CellMeasures``."""
+
+
+class LimitRule(SpecModel):
+    """A measure of every cell must stay at or under ``at_most``, or reach ``at_least``; needs no baseline.
+
+    ``missing`` says what a cell means that has no such measure, for example no acceptance on a serve that does not draft.
+    """
+
+    kind: Literal["limit"]
+    name: RuleName
+    measure: Measure
+    at_most: Annotated[float, Field(ge=0)] | None = None
+    at_least: Annotated[float, Field(ge=0)] | None = None
+    missing: Literal["inconclusive", "skip"] = "inconclusive"
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> LimitRule:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("needs one of at_most and at_least")
+        return self
+
+
+Rule = Annotated[
+    RatioRule | GeomeanRatioRule | ZeroFailuresRule | ScoreRule | RecallRule | LimitRule, Field(discriminator="kind")
+]

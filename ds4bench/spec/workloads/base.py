@@ -1,0 +1,31 @@
+"""What a workload declares for gate files, without being imported itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ds4bench.spec.base import MatrixSpec, OptionsSpec
+
+ALWAYS = ("server_alive", "all_requests_ok", "model_identity")
+"""Checks of every gate, those first that explain others."""
+TIMED = ("possible_values", "client_not_starved", "machine_quiet", "machine_steady")
+"""Checks of every gate that judges times."""
+
+
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """A workload as a gate file sees it.
+
+    ``version`` is part of the measurement: raised by hand when the workload sends something else for the same gate file.
+    ``checks`` are names of ``verdicts/checks``, in the order of the report. ``columns`` are names of ``report/columns.py``.
+    ``independent``: a script of its batches is an item for itself, so that a resumed run repeats only what had not ended.
+    """
+
+    name: str
+    version: int
+    matrix: type[MatrixSpec]
+    options: type[OptionsSpec] = OptionsSpec
+    checks: tuple[str, ...] = (*ALWAYS, *TIMED, "comparable")
+    columns: tuple[str, ...] = ("n", "ttft", "ttft_max", "baseline", "ratio", "decode", "failed")
+    reads_data: bool = False
+    independent: bool = False

@@ -1,0 +1,58 @@
+"""``workload: toolcall15``."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from pydantic import Field
+
+from ds4bench.core import Cell
+from ds4bench.spec.base import MatrixSpec, OptionsSpec, PositiveInt
+from ds4bench.spec.workloads.base import ALWAYS, WorkloadSpec
+
+ModeName = Literal["non-thinking", "think-high", "think-max"]
+VariantName = Literal["v1-original", "v1-jasl"]
+
+
+class ToolCall15Matrix(MatrixSpec):
+    """One cell a thinking mode; the 15 scenarios are its items and the gate's repeats its rounds.
+
+    ``concurrency`` is how many conversations of a cell run side by side.
+    """
+
+    ID: ClassVar[str] = "{mode}"
+
+    mode: Annotated[list[ModeName], Field(min_length=1)]
+    concurrency: PositiveInt = 1
+
+    def cells(self) -> list[Cell]:
+        """See ``MatrixSpec``."""
+        return [msgspec.structs.replace(cell, concurrency=self.concurrency) for cell in super().cells()]
+
+
+class ToolCall15Options(OptionsSpec):
+    """How conversations run (``protocol``), how they are scored (``rules``), and in which language the user asks.
+
+    Temperature and ``max_tokens`` are those of the gate's ``request``; the protocol gives the other sampling fields.
+    """
+
+    protocol: VariantName = "v1-jasl"
+    rules: VariantName = "v1-jasl"
+    language: Literal["en", "zh"] = "en"
+
+
+SPEC = WorkloadSpec(
+    name="toolcall15",
+    version=1,
+    matrix=ToolCall15Matrix,
+    options=ToolCall15Options,
+    checks=(
+        *ALWAYS,
+        *("mode_effective", "reasoning_parsed", "effort_effective", "history_kept", "replies_not_cut"),
+        "comparable",
+    ),
+    columns=("n", "v1_jasl", "v1_original", "stars", "categories", "failed", "not_full"),
+    reads_data=True,
+    independent=True,
+)

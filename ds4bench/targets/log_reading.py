@@ -1,0 +1,76 @@
+"""What an engine's log says: new lines while it starts, the last ones after a death, and causes that have a known remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+_TAIL_BYTES = 256 * 1024
+"""An engine's log may be long; its end is read."""
+
+_CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"out of memory|OutOfMemoryError|No available memory for the cache blocks", re.IGNORECASE),
+        "out of GPU memory: use a smaller --max-model-len or --max-num-seqs, or free the GPU",
+    ),
+    (
+        re.compile(r"is not a local folder and is not a valid model identifier|Repository Not Found|RepositoryNotFoundError"),
+        "unknown model: give a local folder with config.json, or an id that the engine can download",
+    ),
+    (re.compile(r"address already in use", re.IGNORECASE), "the port is in use: give another one with --port"),
+    (
+        re.compile(r"unrecognized arguments?: (?P<what>[^\n]+)"),
+        "this version of the engine does not know a flag: {what}",
+    ),
+    (re.compile(r"No module named '?(?P<what>[\w.]+)"), "the engine's environment lacks a module: {what}"),
+    (
+        re.compile(r"Model architectures? (?P<what>\[[^\]]*\]) (?:are|is) not supported|not supported for now"),
+        "this version of the engine does not know the model's architecture",
+    ),
+)
+
+
+def last_lines(path: Path, count: int, start: int = 0) -> list[str]:
+    """The last ``count`` lines that are not empty, from byte ``start`` on."""
+    lines = [line.strip() for line in _tail(path, start).splitlines()]
+    return [line for line in lines if line][-count:]
+
+
+def likely_cause(path: Path, start: int = 0) -> str | None:
+    """A known cause that the log names, with what to do about it; None if it names none."""
+    text = _tail(path, start)
+    for pattern, advice in _CAUSES:
+        found = pattern.search(text)
+        if found is not None:
+            return advice.format(**found.groupdict())
+    return None
+
+
+class LogFollower:
+    """Reads what has been added to a log since the last look."""
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self._path = path
+        self._offset = start
+        self._partial = b""
+
+    def new_lines(self) -> list[str]:
+        """Complete new lines; a line that is still being written waits for its end."""
+        try:
+            with self._path.open("rb") as log:
+                log.seek(self._offset)
+                data = log.read()
+        except OSError:
+            return []
+        self._offset += len(data)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return [line.decode(errors="replace").rstrip() for line in lines]
+
+
+def _tail(path: Path, start: int) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as log:
+        log.seek(0, 2)
+        log.seek(max(start, log.tell() - _TAIL_BYTES))
+        return log.read().decode(errors="replace")
+    return ""

@@ -1,0 +1,51 @@
+"""Was the machine quiet, and as fast as when the baseline was measured?"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from ds4bench.core import CheckResult
+from ds4bench.verdicts.checks.results import not_applicable, ok, unverified
+from ds4bench.verdicts.evidence import Evidence
+from ds4bench.verdicts.wording import percent
+
+
+def machine_steady(evidence: Evidence) -> CheckResult:
+    """This machine is as fast as when the baseline was measured, by a fixed CPU probe.
+
+    A drift makes no run INVALID, but it forbids the comparison: a slower machine would look like a slower
+    build, and a faster one would hide one. Only a serve on this machine is concerned.
+    """
+    name, baseline = "machine_steady", evidence.baseline
+    fingerprint = evidence.run.manifest.fingerprint
+    if fingerprint is None or not fingerprint.local:
+        return not_applicable(name, "the serve does not run on this machine")
+    probes = [batch.row.probe_ms for batch in evidence.batches if batch.row.probe_ms]
+    if baseline is None or not baseline.probe_ms or not probes:
+        return not_applicable(name, "no CPU probe of a comparable baseline")
+    slower = median(probes) / baseline.probe_ms - 1
+    word = "slower" if slower >= 0 else "faster"
+    drift = percent(abs(slower))
+    sentence = f"this machine runs the fixed CPU probe {drift} {word} than when the baseline was measured"
+    if max(slower, 1 / (1 + slower) - 1) > evidence.spec.validity.machine_drift:
+        return unverified(name, sentence)
+    return ok(name, sentence)
+
+
+def machine_quiet(evidence: Evidence) -> CheckResult:
+    """Nothing else used this machine's CPU while the launched serve was measured.
+
+    A busy neighbour slows serve and client alike, and no statistics over the repeats of one session can tell it from a
+    slower build. The run is not INVALID, but neither it nor a comparison with it decides anything.
+    """
+    name, fingerprint = "machine_quiet", evidence.run.manifest.fingerprint
+    cores = fingerprint.hardware.get("cores") if fingerprint is not None else None
+    known = [(batch.row.foreign_cores, batch.row.wall_s) for batch in evidence.batches]
+    busy = [(foreign, wall) for foreign, wall in known if foreign is not None]
+    if not cores or not busy:
+        return not_applicable(name, "the serve was not launched by ds4bench on this machine")
+    foreign = sum(f * wall for f, wall in busy) / sum(wall for _, wall in busy)
+    sentence = f"other processes used {foreign:.2f} of {cores} cores while this was measured"
+    if foreign / cores > evidence.spec.validity.max_foreign_cpu_share:
+        return unverified(name, f"{sentence}; stop them and measure again")
+    return ok(name, sentence)

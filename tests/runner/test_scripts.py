@@ -1,0 +1,143 @@
+"""Conversations, closed loops, resuming item by item and stopping early, against a real serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ds4bench.client.control import ControlClient
+from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult, RunData, RunManifest
+from ds4bench.gate_runner import GateRunner
+from ds4bench.report.progress import SilentProgress
+from ds4bench.spec.load import EffectiveGate, load_gate
+from ds4bench.spec.workloads import WORKLOADS
+from ds4bench.store import runs
+from ds4bench.targets.attach import AttachTarget
+from ds4bench.targets.base import Endpoint
+from ds4bench.workloads.base import Batch, Script, Send
+
+GATES = Path(__file__).parents[2] / "gates"
+pytestmark = pytest.mark.integration
+
+
+class Talks:
+    """Two-turn conversations: the second request holds the first reply. ``break_at`` raises inside one of them."""
+
+    def __init__(self, run_id: str, model: str, break_at: int | None = None) -> None:
+        self.run_id, self.model, self.break_at = run_id, model, break_at
+        self.started: list[str] = []
+        self.on_disk: list[int] = []
+
+    def cells(self) -> list[Cell]:
+        return [Cell("talk-a", 2, {}), Cell("talk-b", 2, {})]
+
+    async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
+        return None
+
+    async def batch(self, cell: Cell, repeat: int, attempt: int, phase: Phase, control: ControlClient) -> Batch:
+        if phase == "warmup":
+            return Batch([])
+        return Batch([Script(f"{cell.id}-{i}", self.talk(cell, i)) for i in range(4)], slots=cell.concurrency)
+
+    def talk(self, cell: Cell, number: int) -> Callable[[Send], Any]:
+        async def run(send: Send) -> Answer | None:
+            self.started.append(f"{cell.id}-{number}")
+            messages = [{"role": "user", "content": f"Count {number}."}]
+            first = await send(self.planned(cell, 10 * number, messages))
+            rows = runs.load_run(self.run_id).requests
+            self.on_disk.append(sum(row.script == number and row.cell == cell.id for row in rows))
+            if number == self.break_at:
+                raise RuntimeError("the client was killed here")
+            messages += [{"role": "assistant", "content": first.content}, {"role": "user", "content": "Again."}]
+            second = await send(self.planned(cell, 10 * number + 1, messages))
+            grown = (second.prompt_tokens or 0) > (first.prompt_tokens or 0)
+            return Answer(scores={"grown": float(grown)}, detail={"texts": [first.content, second.content]})
+
+        return run
+
+    def planned(self, cell: Cell, index: int, messages: list[dict[str, str]]) -> PlannedRequest:
+        body = {
+            "model": self.model, "messages": list(messages), "max_tokens": 3, "stream": True, "ignore_eos": True,
+            "stream_options": {"include_usage": True},
+        }  # fmt: skip
+        return PlannedRequest(cell.id, index, "/v1/chat/completions", body, {})
+
+    def read_answer(self, planned: PlannedRequest, result: RequestResult) -> Answer | None:
+        return None
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EffectiveGate:
+    """A gate whose scripts are independent items, and a state folder of its own."""
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+    monkeypatch.setitem(WORKLOADS, "random_lengths", replace(WORKLOADS["random_lengths"], independent=True))
+    return load_gate("random", profile="smoke", repeats=1, directory=GATES)
+
+
+def manifest(gate: EffectiveGate) -> RunManifest:
+    return RunManifest(
+        schema=1, run_id="r1", created="", gate="random", profile="smoke", effective_gate=gate.to_dict(),
+        measurement_hash=gate.measurement_hash, measurement=gate.measurement, target={}, fingerprint=None, provenance={},
+    )  # fmt: skip
+
+
+async def measure(
+    serve: str, gate: EffectiveGate, break_at: int | None = None, decided: Callable[[], str | None] | None = None
+) -> Talks:
+    target = AttachTarget(serve, None, None, hardware={})
+    endpoint = await target.start(lambda _: None)
+    folder = runs.run_folder("r1")
+    done: RunData | None = runs.load_run("r1") if (folder / runs.MANIFEST).exists() else None
+    writer = runs.RunWriter.reopen("r1") if done else runs.RunWriter.create(manifest(gate))
+    talks = Talks("r1", endpoint.model, break_at)
+    with writer:
+        runner = GateRunner(gate, target, endpoint, talks, writer, SilentProgress(), probe_ms=None, decided=decided)
+        try:
+            await runner.run(done)
+        finally:
+            await target.stop()
+    return talks
+
+
+async def test_a_conversation_is_kept_turn_by_turn_with_what_it_was_worth(serve: str, gate: EffectiveGate) -> None:
+    talks = await measure(serve, gate)
+    run = runs.load_run("r1")
+    assert talks.on_disk == [1] * 8  # the first turn was in the folder before the second was built
+    assert [(s.cell, s.key, s.requests) for s in sorted(run.scripts, key=lambda s: s.key)] == [
+        (cell, f"{cell}-{i}", 2) for cell in ("talk-a", "talk-b") for i in range(4)
+    ]
+    assert all(script.answer and script.answer.scores == {"grown": 1.0} for script in run.scripts)
+    assert all(len(script.answer.detail["texts"]) == 2 for script in run.scripts if script.answer)
+    assert sorted((row.script, row.turn) for row in run.requests if row.cell == "talk-a") == [
+        (script, turn) for script in range(4) for turn in range(2)
+    ]
+    assert [batch.requests for batch in run.batches] == [8, 8]
+    assert all(batch.delivered_concurrency <= 2 for batch in run.batches)
+    assert all(batch.steady_end_s for batch in run.batches)
+
+
+async def test_independent_scripts_that_ended_are_not_run_again(serve: str, gate: EffectiveGate) -> None:
+    with pytest.raises(RuntimeError, match="killed here"):
+        await measure(serve, gate, break_at=3)
+    ended = {script.key for script in runs.load_run("r1").scripts}
+    assert ended
+    assert "talk-a-3" not in ended
+    talks = await measure(serve, gate)
+    run = runs.load_run("r1")
+    assert not ended & set(talks.started)
+    assert sorted(script.key for script in run.scripts) == [f"talk-{c}-{i}" for c in "ab" for i in range(4)]
+    assert {row.attempt for row in [*run.requests, *run.scripts, *run.batches]} == {0}
+    assert [batch.requests for batch in run.batches] == [8, 8]
+
+
+async def test_a_decided_gate_ends_the_run_between_two_batches_and_says_why(serve: str, gate: EffectiveGate) -> None:
+    await measure(serve, gate, decided=lambda: "nothing can change it")
+    run = runs.load_run("r1")
+    assert run.stopped == "nothing can change it"
+    assert {batch.cell for batch in run.batches} == {"talk-a"}
+    assert (await measure(serve, gate)).started == []  # nothing is left of a stopped run
+    assert runs.load_run("r1").stopped == "nothing can change it"

@@ -1,0 +1,189 @@
+"""Whole conversations with the embedded engine's chat server: with random weights, with a fault, with scripted replies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ds4bench.client.load import LoadClient
+from ds4bench.client.transport import HttpRequest, HttpxAiohttpTransport
+from ds4bench.core import CheckStatus
+from ds4bench.targets.dialect import dialect_of
+from ds4bench.workloads.toolcall15.conversation import Send, converse
+from ds4bench.workloads.toolcall15.modes import MODES, Mode, effort_effective, mode_effective
+from ds4bench.workloads.toolcall15.reply import Reply, reply_of_message, reply_of_result
+from ds4bench.workloads.toolcall15.rules import score
+from ds4bench.workloads.toolcall15.scenario import VARIANTS, Battery, Scenario
+from ds4bench.workloads.toolcall15.summary import rescore
+from ds4bench.workloads.toolcall15.trace import Trace, dump_traces, load_traces
+
+pytestmark = pytest.mark.integration
+
+DIALECT = dialect_of("embedded")
+SCRIPTED = Path(__file__).with_name("scripted_model.py")
+DSML = "｜DSML｜"
+LONDON = "How is the weather in London, and at what price is the stock MSFT?"
+
+
+def invoke(name: str, argument: str, value: str) -> str:
+    parameter = f'<{DSML}parameter name="{argument}" string="true">{value}</{DSML}parameter>'
+    return f'<{DSML}invoke name="{name}">\n{parameter}\n</{DSML}invoke>\n'
+
+
+CALLS = f"<{DSML}tool_calls>\n{invoke('get_weather', 'location', 'London')}\
+{invoke('get_stock_price', 'ticker', 'MSFT')}</{DSML}tool_calls>"
+THINKING, ANSWERING = "<｜Assistant｜><think>", "<｜Assistant｜></think>"
+BOTH = "12C and cloudy; MSFT is at $412.78."
+SCRIPT = [  # the second reply of the thinking mode needs the reasoning of the first one in its prompt
+    ([f"<think>Two tasks.</think>I ask.\n\n{CALLS}", '"temperature": 12', "412.78", THINKING], f"Good.</think>{BOTH}"),
+    ([f"</think>I ask.\n\n{CALLS}", '"temperature": 12', "412.78", ANSWERING], BOTH),
+    ([LONDON, ANSWERING], f"I ask.\n\n{CALLS}"),
+    ([LONDON, THINKING], f"Two tasks.</think>I ask.\n\n{CALLS}"),
+]
+
+
+def started(folder: Path, command: list[str], env: dict[str, str] | None = None) -> Iterator[str]:
+    port_file = folder / "port"
+    command = [sys.executable, *command, "--port", "0", "--port-file", str(port_file), "--die-with-parent"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(env or {})})
+    deadline = time.monotonic() + 60
+    while not port_file.exists():
+        assert process.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, "the serve did not start"
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port_file.read_text().strip()}"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A serve whose model plays ``SCRIPT``."""
+    folder = tmp_path_factory.mktemp("toolcall-scripted")
+    (folder / "script.json").write_text(json.dumps(SCRIPT))
+    command = [str(SCRIPTED), "--num-blocks", "16", "--threads", "1", "--no-prefix-caching"]
+    yield from started(folder, command, {"TOOLCALL_SCRIPT": str(folder / "script.json")})
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A serve with one thread: two that share their cores with other work wait for each other."""
+    command = ["-m", "ds4bench.embedded", "--num-blocks", "16", "--threads", "1"]
+    yield from started(tmp_path_factory.mktemp("toolcall-random"), command)
+
+
+@pytest.fixture(scope="module")
+def unthinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A serve that ignores how it is asked to think."""
+    command = ["-m", "ds4bench.embedded", "--num-blocks", "16", "--threads", "1", "--fault", "thinking-ignored"]
+    yield from started(tmp_path_factory.mktemp("toolcall-fault"), command)
+
+
+def body(messages: Any, tools: Any, mode: Mode, max_tokens: int) -> dict[str, Any]:
+    fields = {"temperature": 0, "max_tokens": max_tokens, "tool_choice": "auto", **mode.body(DIALECT.thinking)}
+    return {"messages": messages, "tools": tools, **fields}
+
+
+def whole(client: httpx.AsyncClient, max_tokens: int) -> Send:
+    """Replies that are not streamed."""
+
+    async def send(messages: Any, tools: Any, mode: Mode) -> Reply:
+        answer = await client.post("/v1/chat/completions", json=body(messages, tools, mode, max_tokens))
+        if answer.status_code != 200:
+            return Reply(error=f"http_{answer.status_code}: {answer.text}")
+        page = answer.json()
+        (choice,) = page["choices"]
+        return reply_of_message(choice["message"], finish_reason=choice["finish_reason"], usage=page["usage"])
+
+    return send
+
+
+def streamed(client: LoadClient, max_tokens: int) -> Send:
+    """Replies that are streamed, through the timed client."""
+
+    async def send(messages: Any, tools: Any, mode: Mode) -> Reply:
+        asked = body(messages, tools, mode, max_tokens)
+        asked.update(stream=True, stream_options=DIALECT.stream_options())
+        request = HttpRequest("/v1/chat/completions", json.dumps(asked).encode())
+        return reply_of_result((await client.run_batch([request], deadline_s=60)).results[0])
+
+    return send
+
+
+def hold(url: str, held: list[tuple[Scenario, str]], *, stream: bool = False, max_tokens: int = 200) -> list[Trace]:
+    async def run() -> list[Trace]:
+        if stream:
+            async with LoadClient(HttpxAiohttpTransport(url)) as timed:
+                return [await converse(s, MODES[mode], streamed(timed, max_tokens)) for s, mode in held]
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            return [await converse(s, MODES[mode], whole(client, max_tokens)) for s, mode in held]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_scripted_model_gets_full_points_over_the_wire(scripted: str, battery: Battery, stream: bool) -> None:
+    scenario = battery.scenario("TC-09", "v1-jasl")
+    traces = hold(scripted, [(scenario, "non-thinking"), (scenario, "think-high")], stream=stream)
+    for trace in traces:
+        assert trace.error is None
+        assert (trace.status, trace.turns[-1].content) == ("answered", BOTH)
+        assert [score(trace, battery, rules).points for rules in VARIANTS] == [2, 2]
+        assert score(trace, battery, "v1-jasl").notes == ["both tools were called in one turn"]
+        assert score(trace, battery, "v1-jasl").diagnoses == []
+    assert [turn.reasoning for turn in traces[1].turns] == ["Two tasks.", "Good."]
+    assert mode_effective(traces).status is CheckStatus.OK
+    assert load_traces(dump_traces(traces)) == traces
+
+
+def test_streamed_and_whole_conversations_are_the_same(scripted: str, battery: Battery) -> None:
+    scenario = battery.scenario("TC-09", "v1-jasl")
+    said = [hold(scripted, [(scenario, "think-max")], stream=stream)[0].fingerprint for stream in (False, True)]
+    assert said[0] == said[1]
+
+
+EACH_CATEGORY = ["TC-01", "TC-06", "TC-07", "TC-10", "TC-15"]
+
+
+@pytest.mark.parametrize("names", [EACH_CATEGORY, pytest.param(None, marks=pytest.mark.slow)], ids=["five", "all"])
+def test_random_weights_hold_every_conversation_to_its_end(
+    random_weights: str, battery: Battery, names: list[str] | None
+) -> None:
+    chosen = [battery.scenario(name, "v1-jasl") for name in names or battery.files]
+    held = [(scenario, "non-thinking") for scenario in chosen]
+    held += [(battery.scenario("TC-10", "v1-jasl"), mode) for mode in ("think-high", "think-max")]
+    traces = hold(random_weights, held, max_tokens=8)
+    assert [trace.error for trace in traces] == [None] * len(held)
+    found = rescore(load_traces(dump_traces(traces)), "v1-original", battery)
+    assert found.summary.total.conversations == len(held)
+    assert len(found.summary.incomplete) == 15 - len(chosen)
+    assert mode_effective(traces).status is CheckStatus.OK
+    assert effort_effective(traces).status is CheckStatus.OK
+
+
+def test_a_serve_that_ignores_thinking_makes_the_mode_ineffective(unthinking: str, battery: Battery) -> None:
+    scenario = battery.scenario("TC-10", "v1-jasl")
+    traces = hold(unthinking, [(scenario, mode) for mode in MODES], max_tokens=8)
+    check = mode_effective(traces)
+    assert (check.status, check.cells) == (CheckStatus.FAILED, ["think-high", "think-max"])
+
+
+def test_a_serve_that_refuses_is_an_error_of_the_conversation(random_weights: str, battery: Battery) -> None:
+    checks: list[Callable[[Trace], bool]] = [lambda t: t.status == "error", lambda t: "http_400" in (t.error or "")]
+    for stream in (False, True):
+        (trace,) = hold(
+            random_weights, [(battery.scenario("TC-10", "v1-jasl"), "non-thinking")], stream=stream, max_tokens=99999
+        )
+        assert all(check(trace) for check in checks)
+        assert score(trace, battery, "v1-jasl").label == "error"
