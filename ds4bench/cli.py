@@ -34,6 +34,20 @@ class TargetName(StrEnum):
 
     EMBEDDED = "embedded"
     ATTACH = "attach"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    HOSTED_DEEPSEEK = "hosted-deepseek"
+
+
+EnginePython = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Interpreter or environment folder that has the engine (default: this one)."),
+]
+
+JunitFile = Annotated[str | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML.")]
+SummaryFile = Annotated[
+    str | None, typer.Option("--summary", metavar="FILE", help='Append Markdown, e.g. to "$GITHUB_STEP_SUMMARY".')
+]
 
 
 def _version(show: bool) -> None:
@@ -58,7 +72,8 @@ def gate(
     target: Annotated[
         TargetName,
         typer.Option(
-            help="[b]embedded[/b] launches the bundled reference engine; [b]attach[/b] uses a running serve (--url)."
+            help="[b]embedded[/b] launches the bundled reference engine; [b]attach[/b] uses a running serve (--url); "
+            "[b]vllm[/b] and [b]sglang[/b] are launched with --model; [b]hosted-deepseek[/b] is api.deepseek.com."
         ),
     ] = TargetName.EMBEDDED,
     url: Annotated[
@@ -93,6 +108,24 @@ def gate(
             metavar="PATH", help="Local copy of the data that the gate reads, e.g. MT-bench's question.jsonl."
         ),
     ] = None,
+    engine_python: EnginePython = None,
+    serve_profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="How vllm or sglang serves: rtx-pro-6000-tp2, h200, cpu, ... or a YAML file."
+        ),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the launched engine (default: a free one).")] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(min=1, help="Hosted: end the run before it sends more requests than this.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Hosted: end the run before it can cost more (currency of --prices).")
+    ] = None,
+    prices: Annotated[str | None, typer.Option(metavar="FILE", help="Hosted: price table of your own, YAML.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be launched and sent, and stop there.")
+    ] = False,
     beside: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="Show published rows beside the run, e.g. vllm-41834. Never decides."),
@@ -109,6 +142,7 @@ def gate(
     Everything measured is kept under .ds4bench/runs, also after Ctrl-C or a crash of the serve: --resume RUN goes on.
     """
     from ds4bench.commands.gate import GateOptions, run_gate
+    from ds4bench.targets.choice import Serving
 
     options = GateOptions(
         gate=name,
@@ -125,8 +159,172 @@ def gate(
         json=json_,
         quiet=quiet,
         data=data,
+        serving=Serving(
+            engine_python, serve_profile, port, max_requests=max_requests, max_cost=max_cost, prices=prices
+        ),
+        dry_run=dry_run,
     )
     raise typer.Exit(run_gate(options))
+
+
+@app.command()
+def rescore(
+    run: Annotated[str, typer.Argument(help="Run id or folder of a tool-call run.")],
+    rules: Annotated[
+        str | None, typer.Option(help="Rule set: v1-jasl or v1-original (default: the run's own).")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Score a run's stored tool-call conversations by another rule set; needs no serve."""
+    from ds4bench.commands.rescore import rescore_run
+
+    rescore_run(run, rules, as_json=json_)
+
+
+@app.command()
+def promote(
+    suite: Annotated[
+        str | None, typer.Option(help="Suite name or file: promotion (default), smoke, nightly, ...")
+    ] = None,
+    target: Annotated[TargetName, typer.Option(help="Who answers, as for `ds4bench gate`.")] = TargetName.EMBEDDED,
+    url: Annotated[str | None, typer.Option(help="Base URL of the serve to attach to.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model id to ask for.")] = None,
+    baseline: Annotated[
+        str, typer.Option(help="What to compare with: a promoted baseline's name, [b]here[/b] or [b]none[/b].")
+    ] = "here",
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="GATE=PATH", help="Local copy of the data that a gate reads.")
+    ] = None,
+    serve_arg: Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for the launched serve.")] = None,
+    engine_python: EnginePython = None,
+    serve_profile: Annotated[str | None, typer.Option(metavar="NAME", help="How vllm or sglang serves.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the launched engine (default: a free one).")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="SUITE_RUN", help="Go on with a suite that was ended.")] = None,
+    junit: JunitFile = None,
+    summary: SummaryFile = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")] = False,
+) -> None:
+    """Run a suite of gates on one serve and say whether the build may be promoted.
+
+    A FAIL does not end it, a serve that dies does. INVALID > FAIL > INCONCLUSIVE > PASS.
+    """
+    from ds4bench.commands.promote import PromoteOptions, Reports, run_promote
+    from ds4bench.run_session import TargetOptions
+    from ds4bench.targets.choice import Serving
+
+    serving = Serving(engine_python, serve_profile, port)
+    options = PromoteOptions(
+        suite=suite,
+        target=TargetOptions(target.value, url, model, tuple(serve_arg or ()), serving),
+        baseline=baseline,
+        data=tuple(data or ()),
+        resume=resume,
+        reports=Reports(json_, quiet, junit, summary),
+    )
+    raise typer.Exit(run_promote(options))
+
+
+@app.command()
+def calibrate(
+    name: Annotated[str, typer.Argument(help="Gate name or path of a gate file.")],
+    target: Annotated[
+        TargetName, typer.Option(help="Who answers; ds4bench must launch it, to restart it between the runs.")
+    ] = TargetName.EMBEDDED,
+    model: Annotated[str | None, typer.Option(help="Model id to ask for.")] = None,
+    runs: Annotated[int, typer.Option(min=3, help="A/A runs, the serve is restarted before each.")] = 5,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="RUN", help="Use this stored run instead of new ones; repeat it."),
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="Where the noise is stored: [b]here[/b] or a promoted baseline.")
+    ] = "here",
+    profile: Annotated[str | None, typer.Option(help="Profile of the gate file.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=2, help="Repeats of each run instead of the gate's own.")] = None,
+    serve_arg: Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for the launched serve.")] = None,
+    engine_python: EnginePython = None,
+    serve_profile: Annotated[str | None, typer.Option(metavar="NAME", help="How vllm or sglang serves.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Local copy of the data that the gate reads.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Measure how much one build differs from itself, and say what change the gate can see.
+
+    The noise is stored with the baseline: from then on it replaces the gate file's session_cv, and a margin that is under
+    what can be seen is refused (exit code 2).
+    """
+    from ds4bench.commands.calibrate import CalibrateOptions, run_calibrate
+    from ds4bench.run_session import TargetOptions
+    from ds4bench.targets.choice import Serving
+
+    options = CalibrateOptions(
+        gate=name,
+        target=TargetOptions(target.value, None, model, tuple(serve_arg or ()), Serving(engine_python, serve_profile)),
+        profile=profile,
+        overrides=tuple(set_ or ()),
+        repeats=repeats,
+        runs=runs,
+        from_runs=tuple(from_ or ()),
+        baseline=baseline,
+        data=data,
+        json=json_,
+        quiet=quiet,
+    )
+    raise typer.Exit(run_calibrate(options))
+
+
+@app.command()
+def ci(
+    base: Annotated[str, typer.Option(metavar="REVISION", help="What to compare this working tree with.")] = "HEAD~1",
+    suite: Annotated[str | None, typer.Option(help="Suite name or file (default: smoke).")] = None,
+    gate_: Annotated[list[str] | None, typer.Option("--gate", help="Gates instead of a suite.")] = None,
+    profile: Annotated[str, typer.Option(help="Profile of the gates of --gate.")] = "smoke",
+    repeats: Annotated[
+        int | None, typer.Option(min=3, help="Blocks instead of the gates' own repeats (--gate).")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the gates (--gate).")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="GATE=PATH", help="Local copy of the data that a gate reads.")
+    ] = None,
+    serve_arg: Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for both serves.")] = None,
+    serve_python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Interpreter of the base's serve, where it needs other packages.")
+    ] = None,
+    inconclusive_ok: Annotated[
+        bool, typer.Option("--inconclusive-ok", help="Exit code 0 for INCONCLUSIVE: blame only what is shown.")
+    ] = False,
+    junit: JunitFile = None,
+    summary: SummaryFile = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")] = False,
+) -> None:
+    """Compare this working tree with another revision of it: both serves, measured in turns (A B B A ...).
+
+    The embedded engine of each side runs from its own tree; only one of them is under load at a time.
+    """
+    from ds4bench.commands.ci import CiOptions, run_ci
+    from ds4bench.commands.promote import Reports
+
+    options = CiOptions(
+        base=base,
+        suite=suite,
+        gates=tuple(gate_ or ()),
+        profile=profile,
+        repeats=repeats,
+        overrides=tuple(set_ or ()),
+        data=tuple(data or ()),
+        serve_args=tuple(serve_arg or ()),
+        serve_python=serve_python,
+        inconclusive_ok=inconclusive_ok,
+        reports=Reports(json_, quiet, junit, summary),
+    )
+    raise typer.Exit(run_ci(options))
 
 
 @app.command()
@@ -154,6 +352,85 @@ def serve_embedded(context: typer.Context) -> None:
     from ds4bench.commands.serve import serve_embedded as serve
 
     raise typer.Exit(serve(context.args))
+
+
+_EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+ServeModel = Annotated[str, typer.Argument(help="Folder with config.json, or a model id.")]
+ServeProfile = Annotated[
+    str | None, typer.Option("--profile", metavar="NAME", help="rtx-pro-6000-tp2, h200, cpu, ... or a YAML file.")
+]
+ServePort = Annotated[int, typer.Option(help="Port to listen on.")]
+ServeHost = Annotated[str, typer.Option(help="Address to listen on.")]
+ServeDeadline = Annotated[float | None, typer.Option(help="Seconds until the first token must have come back.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the command and its environment, and stop there.")]
+
+
+@serve_app.command("vllm", context_settings=_EXTRA)
+def serve_vllm(
+    context: typer.Context,
+    model: ServeModel,
+    profile: ServeProfile = None,
+    engine_python: EnginePython = None,
+    port: ServePort = 8000,
+    host: ServeHost = "127.0.0.1",
+    ready_deadline: ServeDeadline = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Launch vLLM with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`."""
+    from ds4bench.commands.serve import serve_engine
+    from ds4bench.targets.choice import Serving
+
+    serving = Serving(engine_python, profile, port, host, ready_deadline)
+    raise typer.Exit(serve_engine("vllm", model, context.args, serving, dry_run=dry_run))
+
+
+@serve_app.command("sglang", context_settings=_EXTRA)
+def serve_sglang(
+    context: typer.Context,
+    model: ServeModel,
+    profile: ServeProfile = None,
+    engine_python: EnginePython = None,
+    port: ServePort = 30000,
+    host: ServeHost = "127.0.0.1",
+    ready_deadline: ServeDeadline = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Launch SGLang with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`."""
+    from ds4bench.commands.serve import serve_engine
+    from ds4bench.targets.choice import Serving
+
+    serving = Serving(engine_python, profile, port, host, ready_deadline)
+    raise typer.Exit(serve_engine("sglang", model, context.args, serving, dry_run=dry_run))
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help="Run id or folder: the reference.")],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="Run id or folder: what is compared with it.")],
+    other_model: Annotated[
+        bool, typer.Option("--other-model", help="Compare the scores of different models, on purpose.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Compare two runs of a gate, for example local against hosted: item scores paired, latencies as ratios. No verdict."""
+    from ds4bench.commands.compare import compare_runs
+
+    raise typer.Exit(compare_runs(first, second, other_model=other_model, as_json=json_))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Result file of another tool.")],
+    name: Annotated[str | None, typer.Option(help="Name for --beside (default: the file's).")] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="Gate that its rows stand beside (default: by their content).")
+    ] = None,
+    hardware: Annotated[str, typer.Option(help="What it was measured on; the files do not tell.")] = "unknown",
+) -> None:
+    """Keep a result of vllm bench serve, SGLang bench_serving, lm-eval or GuideLLM: shown beside a run, never judged."""
+    from ds4bench.commands.import_ import import_file
+
+    import_file(file, name, gate, hardware)
 
 
 @baseline_app.command("promote")

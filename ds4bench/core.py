@@ -14,7 +14,8 @@ import msgspec
 METRIC_SCHEMA = 1
 """Version of the metric definitions (client/timeline.py). Runs of different versions are never compared."""
 
-Phase = Literal["warmup", "measure"]
+Phase = Literal["warmup", "measure", "refused"]
+"""A refused request was sent back for its rate (429) and followed by a new one; it is kept and counts for nothing."""
 
 
 class Verdict(StrEnum):
@@ -65,6 +66,7 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     error_detail: str | None = None
     http_status: int | None = None
+    retry_after_s: float | None = None  # what a refusal for the rate asks to wait
     start_s: float = 0.0  # t0, relative to the barrier
     lateness_ms: float = 0.0  # t0 minus the instant it was due
     connect_ms: float | None = None
@@ -215,7 +217,10 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """A ratio candidate / baseline with its two-sided 90 % interval (two one-sided 5 %)."""
+    """A ratio candidate / baseline with its two-sided interval: 90 %, or 95 % where a second look was declared.
+
+    ``paired``: the repeats of both sides were measured side by side, so that only their differences count.
+    """
 
     ratio: float
     low: float
@@ -225,10 +230,27 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     baseline: float
     candidate_repeats: int
     baseline_repeats: int
+    paired: bool = False
+
+
+class Noise(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``ds4bench calibrate`` measured for one rule (stats/calibration.py): relative standard deviations of one build."""
+
+    sessions: int
+    repeats: float  # harmonic mean a session
+    repeat_cv: float
+    session_cv: float
+    session_cv_upper: float  # what a rule takes as its session_cv
+    confidence: float
+    created: str
+    runs: list[str]
 
 
 class RuleResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rule says. ``cell`` is None for a rule over all cells. ``primary`` rules can PASS or FAIL a gate."""
+    """What one rule says. ``cell`` is None for a rule over all cells. ``primary`` rules can PASS or FAIL a gate.
+
+    ``p`` is the one-sided p of "no worse than the baseline", for Holm over the gates of a suite; None without such a test.
+    """
 
     rule: str
     verdict: Verdict
@@ -238,6 +260,7 @@ class RuleResult(msgspec.Struct, frozen=True, kw_only=True):
     margin: float | None = None
     estimate: Estimate | None = None
     repeats_needed: int | None = None
+    p: float | None = None
 
 
 class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,6 +289,7 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: Fingerprint | None
     provenance: dict[str, Any]
     metric_schema: int = METRIC_SCHEMA
+    detectable: list[str] = []  # what each rule could see, said before the run started
 
 
 class RunData(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,3 +323,5 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     scripts: list[ScriptRow] = []  # measured, without their details
     batches: list[BatchRow] = []
+    noise: dict[str, Noise] = {}  # by rule, from `ds4bench calibrate`
+    interleaved_with: str | None = None  # id of the run that it was measured with, repeat by repeat (`ds4bench ci`)

@@ -8,7 +8,7 @@ from pathlib import Path
 HOME = "DS4BENCH_HOME"
 STATE_DIR = "DS4BENCH_STATE_DIR"
 API_KEY = "DS4BENCH_API_KEY"
-_SECRETS = (API_KEY, "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "HF_TOKEN")
+_SECRETS = [API_KEY, "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "HF_TOKEN"]
 
 
 def home() -> Path | None:
@@ -26,6 +26,13 @@ def state_dir() -> Path | None:
 def api_key() -> str | None:
     """Key for a serve that wants one. Never written anywhere."""
     return os.environ.get(API_KEY) or None
+
+
+def key(name: str) -> str | None:
+    """A key from the variable that a target profile names; from then on it is a secret. Never written anywhere."""
+    if name not in _SECRETS:
+        _SECRETS.append(name)
+    return os.environ.get(name) or None
 
 
 def secrets() -> list[str]:

@@ -33,6 +33,7 @@ from ds4bench.core import (
     ScriptRow,
 )
 from ds4bench.errors import TargetDiedError, TargetError
+from ds4bench.targets.pacing import paced
 from ds4bench.workloads.base import Batch, Script
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ class BatchKey:
     attempt: int
 
 
-def plan(cells: list[Cell], repeats: int, done: RunData | None, *, independent: bool = False) -> Iterator[BatchKey]:
-    """What is left to run, in order. A warm-up precedes each cell's first batch of this session.
+def plan(
+    cells: list[Cell], repeats: int, done: RunData | None, *, independent: bool = False, warm: set[str] | None = None
+) -> Iterator[BatchKey]:
+    """What is left to run, in order. A warm-up precedes each cell's first batch of this session; ``warm`` are the cells that
+    had theirs, and grows.
 
     A batch that is complete in ``done`` is skipped. One that had begun is run again whole, as the next attempt: its
     requests must run beside each other to mean anything. Where its scripts are ``independent`` items the same attempt goes
@@ -66,7 +70,7 @@ def plan(cells: list[Cell], repeats: int, done: RunData | None, *, independent: 
     if done is not None and done.stopped:
         return
     complete, begun = _history(done)
-    warm: set[str] = set()
+    warm = set() if warm is None else warm
     for repeat in range(repeats):
         for cell in cells:
             if (cell.id, repeat) in complete:
@@ -118,12 +122,16 @@ class GateRunner:
         self.probe_ms = probe_ms  # None for a serve on another machine: its speed is not this machine's
         self.decided = decided
         self.ended: dict[tuple[str, int, Phase, int], dict[int, ScriptRow]] = {}
+        self.warm: set[str] = set()
 
-    async def run(self, done: RunData | None) -> None:
-        """Run what ``done`` lacks. Raises TargetDiedError when the serve is lost; everything finished is on disk."""
-        cells, repeats = self.workload.cells(), self.gate.spec.repeats.count
+    async def run(self, done: RunData | None, repeats: int | None = None) -> None:
+        """Run what ``done`` lacks of ``repeats`` (default: the gate's). May be called again for more of them.
+
+        Raises TargetDiedError when the serve is lost; everything finished is on disk.
+        """
+        cells, repeats = self.workload.cells(), repeats or self.gate.spec.repeats.count
         independent = self.gate.spec.declared.independent
-        batches = list(plan(cells, repeats, done, independent=independent))
+        batches = list(plan(cells, repeats, done, independent=independent, warm=self.warm))
         if independent and done is not None:
             for row in done.scripts:
                 self.ended.setdefault((row.cell, row.repeat, row.phase, row.attempt), {})[row.script] = row
@@ -131,11 +139,19 @@ class GateRunner:
             return
         self.progress.start(cells, repeats)
         headers = self.endpoint.headers
-        control = ControlClient(self.endpoint.base_url, headers)
+        pacing = self.endpoint.pacing
+        control = ControlClient(
+            self.endpoint.base_url,
+            headers,
+            health_path=self.endpoint.dialect.health_path,
+            on_post=pacing.count_call if pacing is not None else None,
+        )
         transport = HttpxAiohttpTransport(self.endpoint.base_url, headers)
         try:
             self.progress.phase("preparing the prompts")
-            await self.workload.prepare(self.endpoint, control)
+            await self.workload.prepare(
+                self.endpoint, control
+            )  # again in a second call: the workload keeps ``control``
             async with LoadClient(transport) as client:
                 for key in batches:
                     await self._batch(key, client, control)
@@ -167,7 +183,8 @@ class GateRunner:
             scripts,
             deadline_s=self.gate.spec.request.deadline_s,
             slots=batch.slots,
-            on_first_token=lambda place, ttft_s: self.progress.first_token(key.cell, left[place][0], ttft_s),
+            late=[place for place, (_, script) in enumerate(left) if not script.at_barrier],
+            on_first_token=lambda place, ttft_s: self._first_token(key.cell, *left[place], ttft_s),
         )
         foreign = foreign_cores(cpu, read_cpu_times(pids), result.wall_s) if pids else None
         await self._check_alive(result, control)
@@ -189,6 +206,11 @@ class GateRunner:
         self.writer.append_batch(row)
         self.progress.batch_done(row)
 
+    def _first_token(self, cell: Cell, number: int, script: Script, ttft_s: float) -> None:
+        if script.on_first_token is not None:
+            script.on_first_token()
+        self.progress.first_token(cell, number, ttft_s)
+
     def _client_script(self, key: BatchKey, number: int, script: Script, sent: list[int]) -> load.Script:
         """The workload's script for the client: requests become bytes, results become rows on disk at once."""
         first = _encoded(script.first) if script.first is not None else None
@@ -196,7 +218,14 @@ class GateRunner:
         async def run(send_bytes: load.Send) -> None:
             async def send(planned: PlannedRequest) -> RequestResult:
                 known = first is not None and planned is script.first
-                result = await send_bytes(first if known and first is not None else _encoded(planned))
+                request = first if known and first is not None else _encoded(planned)
+
+                def keep_refused(result: RequestResult) -> None:
+                    row = self._row(key, number, sent[number], planned, result)
+                    self.writer.append_request(msgspec.structs.replace(row, phase="refused"))
+
+                pacing = self.endpoint.pacing
+                result = await paced(pacing, planned.body, lambda: send_bytes(request), keep_refused)
                 self.writer.append_request(self._row(key, number, sent[number], planned, result))
                 sent[number] += 1
                 self.progress.request_done(key.cell, planned.index, result)
@@ -234,11 +263,11 @@ class GateRunner:
         )
 
     async def _counters(self, control: ControlClient) -> dict[str, float]:
-        text = await control.metrics_text()
+        names = self.endpoint.dialect.metrics
+        text = await control.metrics_text() if names else None
         if text is None:
             return {}
         samples = await asyncio.to_thread(parse_counters, text)
-        names = self.endpoint.dialect.metrics
         return {canonical: samples[name] for name, canonical in names.items() if name in samples}
 
     async def _check_alive(self, batch: BatchResult, control: ControlClient) -> None:
@@ -260,4 +289,5 @@ class GateRunner:
 
 
 def _encoded(planned: PlannedRequest) -> HttpRequest:
-    return HttpRequest(path=planned.path, body=msgspec.json.encode(planned.body))
+    streamed = planned.body.get("stream") is True
+    return HttpRequest(path=planned.path, body=msgspec.json.encode(planned.body), streamed=streamed)

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
 
 from ds4bench.core import BatchRow, Cell, RequestRow, RunData, ScriptRow
+from ds4bench.prefix_hits import ideal_of
 
 _ENOUGH_FOR_P99 = 100
 """With fewer values the 99th percentile is the maximum."""
 _ENOUGH_FOR_P95 = 20
+
+
+@dataclass(frozen=True)
+class RoleMeasures:
+    """The requests of a cell with one role: mean TTFT in seconds, mean of each request's longest gap between chunks."""
+
+    ttft_s: float | None
+    worst_gap_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -28,8 +37,11 @@ class CellMeasures:
     (completion tokens over the wall time), ``output_tok_s_steady`` (the same in the steady window of a closed loop),
     ``delivered_concurrency``.
     From the serve's counters, summed over batches: ``acceptance_rate`` (accepted / drafted tokens), ``acceptance_length``
-    (tokens a step, 1 + accepted / drafts), ``acceptance_per_position``, ``hit_rate`` (cached / prompt tokens; without
-    counters from usage). ``scores`` are means of the answers' scores by name.
+    (tokens a step, 1 + accepted / drafts), ``acceptance_per_position``, ``hit_rate`` (cached / prompt tokens, by usage;
+    without usage by counters). ``scores`` are means of the answers' scores by name.
+    Where requests say which beginning they repeat (``prefix_hits``): ``ideal_hit_rate`` and ``hit_of_ideal``, the share
+    of ideal hits that were made (what a request hits beyond its own ideal does not make up for another).
+    ``ttft_ranks_s`` is the mean TTFT by place in the queue, ``roles`` what the requests of each role saw.
     """
 
     cell: Cell
@@ -44,6 +56,7 @@ class CellMeasures:
     tpot_p99_ms: float | None = None
     itl_p95_ms: float | None = None
     itl_p99_ms: float | None = None
+    itl_max_ms: float | None = None
     prefill_tok_s: float | None = None
     decode_tok_s: float | None = None
     output_tok_s: float | None = None
@@ -54,6 +67,10 @@ class CellMeasures:
     acceptance_length: float | None = None
     acceptance_per_position: tuple[float, ...] = ()
     hit_rate: float | None = None
+    ideal_hit_rate: float | None = None
+    hit_of_ideal: float | None = None
+    ttft_ranks_s: tuple[float, ...] = ()
+    roles: dict[str, RoleMeasures] = field(default_factory=dict)
     scores: dict[str, float] | None = None
 
     @property
@@ -121,6 +138,7 @@ def _measures(cell: Cell, rows: list[RequestRow], batches: list[BatchRow], scrip
         tpot_p99_ms=_percentile(tpot, 0.99, _ENOUGH_FOR_P99),
         itl_p95_ms=_percentile(gaps, 0.95, _ENOUGH_FOR_P95),
         itl_p99_ms=_percentile(gaps, 0.99, _ENOUGH_FOR_P99),
+        itl_max_ms=max(gaps, default=None),
         prefill_tok_s=_prefill(good),
         decode_tok_s=1000 / fmean(tpot) if tpot else None,
         output_tok_s=_rate(sum(made), sum(batch.wall_s for batch in batches)),
@@ -131,6 +149,9 @@ def _measures(cell: Cell, rows: list[RequestRow], batches: list[BatchRow], scrip
         acceptance_length=1 + accepted / drafts if drafts else None,
         acceptance_per_position=_per_position(counters, drafts),
         hit_rate=_hit_rate(good, counters),
+        **_ideal_hits(good),
+        ttft_ranks_s=_ranks(good),
+        roles=_roles(good),
         scores=_scores(good, scripts),
     )
 
@@ -226,9 +247,48 @@ def _per_position(counters: dict[str, float], drafts: float) -> tuple[float, ...
 
 
 def _hit_rate(rows: list[RequestRow], counters: dict[str, float]) -> float | None:
-    queries = counters.get("prefix_cache_queries") or counters.get("prompt_tokens")
-    if queries and "prefix_cache_hits" in counters:
-        return counters["prefix_cache_hits"] / queries
     told = [row.result for row in rows if row.result.cached_tokens is not None and row.result.prompt_tokens]
-    prompt = sum(result.prompt_tokens or 0 for result in told)
-    return sum(result.cached_tokens or 0 for result in told) / prompt if prompt else None
+    if told:
+        return sum(result.cached_tokens or 0 for result in told) / sum(result.prompt_tokens or 0 for result in told)
+    queries = counters.get("prefix_cache_queries") or counters.get("prompt_tokens")
+    return counters["prefix_cache_hits"] / queries if queries and "prefix_cache_hits" in counters else None
+
+
+def _ideal_hits(rows: list[RequestRow]) -> dict[str, float | None]:
+    """The ideal hit rate, and what was hit of it; both None unless every request says what they follow from."""
+    ideals = [ideal_of(row) for row in rows]
+    known = [ideal for ideal in ideals if ideal is not None]
+    prompt = sum(row.result.prompt_tokens or 0 for row in rows)
+    if not known or len(known) < len(rows) or not prompt:
+        return {"ideal_hit_rate": None, "hit_of_ideal": None}
+    told = all(row.result.cached_tokens is not None for row in rows)
+    hit = sum(min(row.result.cached_tokens or 0, most) for row, most in zip(rows, known, strict=True))
+    ideal = sum(known)
+    share = hit / ideal if ideal and told else None
+    return {"ideal_hit_rate": ideal / prompt, "hit_of_ideal": share}
+
+
+def _ranks(rows: list[RequestRow]) -> tuple[float, ...]:
+    """Mean TTFT of the requests that were served first, second, ... of those that started together."""
+    batches: dict[int, list[float]] = {}
+    for row in rows:
+        if row.turn == 0 and row.result.ttft_s is not None:
+            batches.setdefault(row.repeat, []).append(row.result.ttft_s)
+    queues = [sorted(batch) for batch in batches.values()]
+    return tuple(fmean(places) for places in zip(*queues, strict=False))
+
+
+def _roles(rows: list[RequestRow]) -> dict[str, RoleMeasures]:
+    roles: dict[str, list[RequestRow]] = {}
+    for row in rows:
+        if "role" in row.expect:
+            roles.setdefault(str(row.expect["role"]), []).append(row)
+    return {role: _role(of_role) for role, of_role in sorted(roles.items())}
+
+
+def _role(rows: list[RequestRow]) -> RoleMeasures:
+    ttft = [row.result.ttft_s for row in rows if row.result.ttft_s is not None]
+    gaps = [
+        max(1000 * (b - a) for a, b in pairwise(times)) for row in rows if len(times := row.result.chunk_times_s) > 1
+    ]
+    return RoleMeasures(fmean(ttft) if ttft else None, fmean(gaps) if gaps else None)

@@ -58,3 +58,8 @@ def runs_dir() -> Path:
 def here_dir() -> Path:
     """This machine's own baselines."""
     return state_dir() / "baselines" / "here"
+
+
+def imports_dir() -> Path:
+    """Results of other tools that this user imported."""
+    return state_dir() / "imports"

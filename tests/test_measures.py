@@ -67,10 +67,11 @@ def test_acceptance_comes_from_the_serves_counters() -> None:
     assert (none.acceptance_rate, none.acceptance_length, none.acceptance_per_position) == (None, None, ())
 
 
-def test_hit_rate_prefers_counters_and_falls_back_to_usage() -> None:
+def test_hit_rate_prefers_usage_and_falls_back_to_counters() -> None:
     told = row(prompt_tokens=100, cached_tokens=25)
-    assert measured([told], batch(counters={"prefix_cache_hits": 3, "prefix_cache_queries": 4})).hit_rate == 0.75
-    assert measured([told], batch()).hit_rate == 0.25
+    assert measured([told], batch(counters={"prefix_cache_hits": 3, "prefix_cache_queries": 4})).hit_rate == 0.25
+    untold = row(prompt_tokens=100)
+    assert measured([untold], batch(counters={"prefix_cache_hits": 3, "prefix_cache_queries": 4})).hit_rate == 0.75
     assert measured([row(prompt_tokens=100)], batch()).hit_rate is None
 
 

@@ -90,9 +90,42 @@ class Chunk(msgspec.Struct):
         return self.choices[0] if self.choices else None
 
 
+class Message(msgspec.Struct):
+    """The message of a reply that was not streamed."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class WholeChoice(msgspec.Struct):
+    """The only choice of a reply that was not streamed."""
+
+    message: Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class WholeReply(msgspec.Struct):
+    """A reply that was not streamed, or an error in its place."""
+
+    choices: list[WholeChoice] = []
+    model: str | None = None
+    usage: Usage | None = None
+    error: Any = None
+
+
 _decoder = msgspec.json.Decoder(Chunk)
+_whole_decoder = msgspec.json.Decoder(WholeReply)
 
 
 def decode_chunk(data: bytes) -> Chunk:
     """Decode one event. Raises msgspec.DecodeError, whose message names the place."""
     return _decoder.decode(data)
+
+
+def decode_whole(data: bytes) -> WholeReply:
+    """Decode a reply that was not streamed. Raises msgspec.DecodeError, whose message names the place."""
+    return _whole_decoder.decode(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -14,11 +14,22 @@ TIMEOUT_S = 60.0
 
 
 class ControlClient:
-    """Plain requests to one serve. Redirects are not followed, so a key never reaches another host."""
+    """Plain requests to one serve. Redirects are not followed, so a key never reaches another host.
+
+    ``on_post`` is told of every body before it is posted, and may refuse it by an exception: a budget.
+    """
 
     def __init__(
-        self, base_url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = TIMEOUT_S
+        self,
+        base_url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        health_path: str | None = "/health",
+        on_post: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
+        self._health_path = health_path
+        self._on_post = on_post
         self.base_url = base_url.rstrip("/")
         self._client = httpx.AsyncClient(
             base_url=self.base_url, headers=dict(headers or {}), timeout=timeout_s, transport=AiohttpTransport()
@@ -29,9 +40,10 @@ class ControlClient:
         await self._client.aclose()
 
     async def health(self) -> bool:
-        """Whether ``/health`` answers with success soon."""
+        """Whether the page for it answers with success soon; a serve without one is healthy when it answers at all."""
         try:
-            return (await self._client.get("/health", timeout=5.0)).is_success
+            response = await self._client.get(self._health_path or "/", timeout=5.0)
+            return self._health_path is None or response.is_success
         except httpx.HTTPError:
             return False
 
@@ -50,11 +62,18 @@ class ControlClient:
 
     async def post_json(self, path: str, body: Any) -> tuple[int, Any]:
         """(status, decoded JSON or None). Raises TargetError if the serve cannot be reached."""
+        if self._on_post is not None and isinstance(body, Mapping):
+            self._on_post(body)
         response = await self._send("POST", path, body)
         try:
             return response.status_code, response.json()
         except ValueError:
             return response.status_code, None
+
+    async def server_header(self, path: str) -> str | None:
+        """The ``Server`` header that a page is answered with."""
+        header = (await self._send("GET", path, None)).headers.get("server")
+        return str(header) if header else None
 
     async def metrics_text(self) -> str | None:
         """Prometheus text of ``/metrics``; None if the serve has none, or is gone."""

@@ -10,7 +10,7 @@ import asyncio
 import gc
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -18,6 +18,7 @@ import httpx
 from ds4bench.client.heartbeat import Heartbeat, percentile
 from ds4bench.client.timeline import build_result
 from ds4bench.client.transport import Exchange, HttpRequest, Transport
+from ds4bench.client.whole import build_whole_result
 from ds4bench.core import BatchResult, ClientHealth, RequestResult
 
 OnResult = Callable[[int, RequestResult], None]
@@ -78,12 +79,14 @@ class LoadClient:
         *,
         deadline_s: float,
         slots: int | None = None,
+        late: Collection[int] = (),
         on_first_token: OnFirstToken | None = None,
     ) -> BatchResult:
         """Run all scripts, ``slots`` of them at a time (None: all at once), and wait for all of them.
 
         Connections are open before the barrier. Each request has ``deadline_s`` seconds in all and is never sent again.
-        ``on_first_token`` gets the script's index. What a script raises ends the batch; cancellation passes through.
+        ``late`` are scripts that choose when they begin; the others are due at the barrier. ``on_first_token`` gets the
+        script's index. What a script raises ends the batch; cancellation passes through.
         """
         count = min(slots or len(scripts), len(scripts))
         opening = await self._open(count)
@@ -94,7 +97,9 @@ class LoadClient:
             cpu, started = time.process_time(), time.perf_counter()
             load.begin(started)
             queue = iter(enumerate(scripts))
-            tasks = [asyncio.create_task(self._slot(queue, load, deadline_s, on_first_token)) for _ in range(count)]
+            tasks = [
+                asyncio.create_task(self._slot(queue, load, deadline_s, late, on_first_token)) for _ in range(count)
+            ]
             try:
                 await asyncio.gather(*tasks)
             finally:
@@ -110,6 +115,7 @@ class LoadClient:
         queue: Iterator[tuple[int, Script]],
         load: _Load,
         deadline_s: float,
+        late: Collection[int],
         on_first_token: OnFirstToken | None,
     ) -> None:
         """Take scripts from the queue until there is none."""
@@ -118,7 +124,8 @@ class LoadClient:
 
             async def send(request: HttpRequest, index: int = index) -> RequestResult:
                 nonlocal due
-                result = load.refusal or await self._one(index, request, load, due, deadline_s, on_first_token)
+                known = None if index in late else due
+                result = load.refusal or await self._one(index, request, load, known, deadline_s, on_first_token)
                 due = None
                 load.results[index].append(result)
                 return result
@@ -170,7 +177,8 @@ class LoadClient:
         async with load.decoding:
             await asyncio.sleep(0)  # one reply a turn of the loop, so that streams still running are stamped in between
         lateness = (t0 - (called if due is None else due)) * 1000
-        return build_result(exchange, start_s=t0 - load.barrier, lateness_ms=lateness, error=error, detail=detail)
+        build = build_result if request.streamed else build_whole_result
+        return build(exchange, start_s=t0 - load.barrier, lateness_ms=lateness, error=error, detail=detail)
 
 
 class _Load:

@@ -66,6 +66,7 @@ def build_result(
             ok=False,
             error=f"http_{exchange.status}",
             error_detail=_one_line(exchange.body.decode(errors="replace")),
+            retry_after_s=exchange.retry_after_s,
             **base,
         )
     t0 = exchange.t0

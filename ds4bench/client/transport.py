@@ -31,11 +31,12 @@ _NOT_MAPPED = (aiohttp.ClientError, HttpProcessingError)
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
-    """A POST with a body serialised before the clock starts."""
+    """A POST with a body serialised before the clock starts. ``streamed``: the body asks for a stream of events."""
 
     path: str
     body: bytes
     headers: dict[str, str] = {}
+    streamed: bool = True
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Exchange:
 
     t0: float | None = None
     status: int | None = None
+    retry_after_s: float | None = None
     connect_ms: float | None = None
     parts: list[bytes] = field(default_factory=list)
     marks: list[tuple[float, int]] = field(default_factory=list)
@@ -231,6 +233,7 @@ class HttpxAiohttpTransport:
         try:
             response = await transport.handle_async_request(message)
             into.status = response.status_code
+            into.retry_after_s = _seconds(response.headers.get("retry-after"))
             await connector.handlers[id(into)].wait_reply()
         except _NOT_MAPPED as error:
             raise httpx.ReadError(str(error) or type(error).__name__) from error
@@ -272,3 +275,11 @@ class HttpxAiohttpTransport:
         except _NOT_MAPPED as error:
             raise httpx.ReadError(str(error) or type(error).__name__) from error
         return (time.perf_counter() - started) * 1000
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """The header in seconds; None for its rarer form, a date."""
+    try:
+        return float(retry_after) if retry_after else None
+    except ValueError:
+        return None

@@ -99,8 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dims",
         choices=["tiny", "flash"],
-        default="tiny",
-        help="dimensions of the random weights: tiny (default), or DeepSeek-V4-Flash's layers, made on the device",
+        help="random weights of these dimensions: tiny, or DeepSeek-V4-Flash's layers, made on the device",
     )
     parser.add_argument(
         "--layers",
@@ -128,9 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument(
         "--weights",
-        default="random",
-        metavar="random|DIR",
-        help="random weights (default), or the folder of a trained checkpoint (python -m ds4bench.embedded.training)",
+        metavar="nano|random|DIR",
+        help="nano (default): the trained weights that come with the package; random; or the folder of a checkpoint "
+        "(python -m ds4bench.embedded.training makes one)",
     )
     parser.add_argument(
         "--chat-profile",
@@ -165,6 +164,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _weights_folder(options: argparse.Namespace) -> Path | None:
+    """Where the trained weights lie; None for random ones. Raises ValueError for settings that exclude each other."""
+    from ds4bench.embedded import stored
+
+    shaped = options.dims is not None or options.layers is not None
+    if options.weights not in (None, "random") and shaped:
+        raise ValueError("--dims and --layers choose random weights: leave out --weights")
+    if options.weights == "random" or shaped:
+        return None
+    return stored.NANO if options.weights in (None, "nano") else Path(options.weights)
+
+
 def _build(options: argparse.Namespace, profiler: OpProfiler | None) -> Starlette:
     from ds4bench import __version__
     from ds4bench.embedded import stored
@@ -178,9 +189,7 @@ def _build(options: argparse.Namespace, profiler: OpProfiler | None) -> Starlett
 
     faults = _faults(options)
     tokenizer = Tokenizer()
-    folder = None if options.weights == "random" else Path(options.weights)
-    if folder is not None and (options.dims == "flash" or options.layers is not None):
-        raise ValueError("--dims and --layers choose random weights: leave out --weights")
+    folder = _weights_folder(options)
     config = _engine_config(options)
     model = _model(options, config, tokenizer.vocab_size) if folder is None else stored.read_config(folder)
     checkpoint = None if folder is None else stored.read(folder)
@@ -250,7 +259,7 @@ def _engine_config(options: argparse.Namespace) -> EngineConfig:
 
 def _model(options: argparse.Namespace, config: EngineConfig, vocab_size: int) -> ModelConfig:
     """The model of random weights. Raises ValueError for settings that exclude each other."""
-    if options.dims == "tiny":
+    if options.dims != "flash":
         if options.layers is not None:
             raise ValueError("--layers needs --dims flash")
         return ModelConfig(vocab_size=vocab_size)

@@ -9,6 +9,8 @@ from ds4bench.embedded.config import ModelConfig, YarnConfig
 from ds4bench.embedded.weights import Checkpoint
 
 CONFIG = "config.json"
+NANO = Path(__file__).parent / "assets" / "ds4-nano"
+"""The trained weights that the package brings; ``make train-nano`` makes them."""
 
 
 class StoredError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,49 @@ def _failed(row: Row) -> str:
     return f"[red]{row.measures.failures}[/red]" if row.measures.failures else "0"
 
 
+def _share(name: str) -> Callable[[Row], str]:
+    """A score as a percentage."""
+    return lambda row: number((row.measures.scores or {}).get(name), "{:.1%}")
+
+
+def _stars(row: Row) -> str:
+    """One to five by the steps of ToolCall-15, of the rounded percentage of points."""
+    points = (row.measures.scores or {}).get("points")
+    if points is None:
+        return "-"
+    percent = math.floor(100 * points + 0.5)
+    return str(next((stars for least, stars in _STAR_STEPS if percent >= least), 1))
+
+
+def _categories(row: Row) -> str:
+    """``A100 B83``: percentages of the scores named after a category."""
+    found = {name: value for name, value in (row.measures.scores or {}).items() if name.startswith(_CATEGORY)}
+    return " ".join(f"{name.removeprefix(_CATEGORY).upper()}{100 * value:.0f}" for name, value in found.items()) or "-"
+
+
+def _not_full(row: Row) -> str:
+    """Numbers of the scenarios that did not get full points in every round."""
+    found = [name for name, value in (row.measures.scores or {}).items() if name.startswith(_SCENARIO) and value < 1]
+    more = f" +{len(found) - _LISTED}" if len(found) > _LISTED else ""
+    return (" ".join(name.removeprefix(_SCENARIO) for name in found[:_LISTED]) or "none") + more
+
+
+_STAR_STEPS = ((90, 5), (75, 4), (60, 3), (40, 2))
+_CATEGORY, _SCENARIO = "category-", "tc-"
+_LISTED = 5
+_POINTS = "v1-...: share of full points by that rule set; stars, categories: by the gate's own"
+
+
+def _ranks(row: Row) -> str:
+    return " ".join(f"{value:.2f}" for value in row.measures.ttft_ranks_s) or "-"
+
+
+def _roles(row: Row) -> str:
+    parts = [f"{number(m.ttft_s, '{:.2f}')} / {number(m.worst_gap_ms, '{:.0f}')}" for m in row.measures.roles.values()]
+    return ", ".join(parts) or "-"
+
+
+_IDEAL = "ideal: full blocks of the prompt before; hits on its reply come on top"
 _TTFT = "TTFT: mean and maximum over requests"
 _RATES = "prefill and decode in tokens a second"
 _OUTPUT = "out and steady: output tokens a second over the cell and its steady window"
@@ -100,7 +144,19 @@ COLUMNS: dict[str, Column] = {
     "accepted": Column("accepted", _measure("acceptance_length", "{:.2f}"), _ACCEPTED),
     "tokens": Column("tokens", _measure("output_tokens", "{:,.0f}"), "tokens: mean length of a reply"),
     "hit_rate": Column("hit rate", _measure("hit_rate", "{:.3f}"), "hit rate: cached share of prompt tokens"),
+    "ideal": Column("ideal", _measure("ideal_hit_rate", "{:.3f}"), _IDEAL),
+    "of_ideal": Column("of ideal", _measure("hit_of_ideal", "{:.3f}"), _IDEAL),
+    "itl_p99": Column("ITL p99 ms", _measure("itl_p99_ms", "{:.1f}"), "ITL: gaps between chunks"),
+    "ranks": Column("TTFT by rank s", _ranks, "by rank: mean TTFT of the first, second, ... that was served"),
+    "roles": Column(
+        "TTFT s / gap ms", _roles, "of each request in the order of arrival: mean TTFT, longest gap of a reply"
+    ),
     "failed": Column("failed", _failed),
     "recall": Column("recall", lambda row: row.recall_note or number(row.measures.recall, "{:.2f}")),
+    "v1_jasl": Column("v1-jasl", _share("v1-jasl"), _POINTS),
+    "v1_original": Column("v1-orig", _share("v1-original"), _POINTS),
+    "stars": Column("stars", _stars),
+    "categories": Column("categories %", _categories),
+    "not_full": Column("not full", _not_full, "not full: numbers of scenarios without full points in every round"),
     "scores": Column("scores", lambda row: ", ".join(f"{k} {v:.3f}" for k, v in (row.measures.scores or {}).items())),
 }

@@ -36,7 +36,7 @@ def report_outcome(
         return
     render_report(run, baseline, verdict, console)
     if published is not None:
-        render_beside(published, console)
+        render_beside(published, console, run.manifest.gate)
 
 
 def _document(run: RunData, verdict: GateVerdict) -> dict[str, object]:

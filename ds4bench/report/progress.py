@@ -124,10 +124,10 @@ class PlainProgress(SilentProgress):
 
     def request_done(self, cell: Cell, index: int, result: RequestResult) -> None:
         """See ``Progress``."""
-        if result.ok and result.ttft_s is not None:
-            self._ttft.append(result.ttft_s)
-        else:
+        if not result.ok:
             self._failures.append(f"{result.error}: {result.error_detail}")
+        elif result.ttft_s is not None:  # a reply that was not streamed has none
+            self._ttft.append(result.ttft_s)
 
     def batch_done(self, row: BatchRow) -> None:
         """See ``Progress``."""

@@ -53,6 +53,11 @@ def render_report(run: RunData, baseline: Baseline | None, verdict: GateVerdict,
     render_verdict_line(run, verdict, console)
 
 
+def verdict_colour(verdict: Verdict | None) -> str:
+    """How a verdict is shown; None: not known yet."""
+    return "dim" if verdict is None else _COLOURS[verdict]
+
+
 def render_verdict_line(run: RunData, verdict: GateVerdict, console: Console) -> None:
     """Verdict and sentence, and where the run is kept."""
     console.print()
@@ -61,15 +66,20 @@ def render_verdict_line(run: RunData, verdict: GateVerdict, console: Console) ->
     console.print(f"[dim]run {run.manifest.run_id}[/dim]", soft_wrap=True)
 
 
-def render_beside(published: Published, console: Console) -> None:
-    """Published rows of other machines: shown, never deciding."""
+def render_beside(published: Published, console: Console, gate: str = "long-context") -> None:
+    """Published rows of other machines for this gate: shown, never deciding."""
     from rich.table import Table
 
+    rows = published.tables.get(gate, [])
+    if not rows:
+        others = ", ".join(published.tables) or "no gate"
+        console.print(f"beside: {published.source} has no rows for {gate}; it has them for {others}", markup=False)
+        return
     table = Table(title=f"Beside: {published.title} ({published.hardware}, {published.date}); shown, never decides")
-    columns = published.long_context[0].keys() if published.long_context else []
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     for name in columns:
         table.add_column(name, justify="right")
-    for row in published.long_context:
+    for row in rows:
         table.add_row(*(str(row.get(name, "")) for name in columns))
     console.print(table)
 

@@ -55,9 +55,19 @@ class WarmupSpec(SpecModel):
 
 
 class RepeatSpec(SpecModel):
-    """How often the whole matrix is measured. The repeat is the unit of evidence, not the request."""
+    """How often the whole matrix is measured. The repeat is the unit of evidence, not the request.
 
-    count: PositiveInt = 3
+    ``extend_to``: one extension, declared here before the run, when ``count`` repeats leave a comparison INCONCLUSIVE. Both
+    looks are then made at half the error rate each. Without effect where ``count`` (``--repeats``) is larger.
+    """
+
+    count: PositiveInt = 5
+    extend_to: PositiveInt | None = None
+
+    @property
+    def looks(self) -> int:
+        """How often the comparison may be looked at."""
+        return 2 if self.extend_to is not None and self.extend_to >= self.count else 1
 
 
 class ValiditySpec(SpecModel):
@@ -69,6 +79,7 @@ class ValiditySpec(SpecModel):
     max_client_lag_share_ttft: Annotated[float, Field(gt=0, le=1)] = 0.05
     max_client_lag_share_gap: Annotated[float, Field(gt=0, le=1)] = 0.20
     min_delivered_concurrency: Share = 0.95
+    max_cut_share: Share = 0.1
     machine_drift: Annotated[float, Field(gt=0, le=1)] = 0.08
     max_foreign_cpu_share: Annotated[float, Field(gt=0, le=1)] = 0.08
 

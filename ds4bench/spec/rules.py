@@ -18,6 +18,8 @@ Metric = Literal["ttft_s", "ttfa_s", "e2e_s", "tpot_ms", "tpot_decode_ms"]
 Direction = Literal["lower_is_better", "higher_is_better"]
 Margin = Annotated[float, Field(gt=0, le=1)]
 WideMargin = Annotated[float, Field(gt=0, le=10)]
+Alpha = Annotated[float, Field(gt=0, lt=0.5)]
+"""Error rate of a test, one-sided."""
 SessionCv = Annotated[float, Field(ge=0, le=0.5)]
 """How much one build differs from itself from one session (start of the serve, hour of the day) to the next."""
 
@@ -94,6 +96,7 @@ Measure = Literal[
     "tpot_p99_ms",
     "itl_p95_ms",
     "itl_p99_ms",
+    "itl_max_ms",
     "prefill_tok_s",
     "decode_tok_s",
     "output_tok_s",
@@ -102,6 +105,7 @@ Measure = Literal[
     "acceptance_rate",
     "acceptance_length",
     "hit_rate",
+    "hit_of_ideal",
     "failures",
 ]
 """Names in ``ds4bench.measures.CellMeasures``."""
@@ -127,6 +131,85 @@ class LimitRule(SpecModel):
         return self
 
 
+class PointsRule(SpecModel):
+    """A share of every cell against the baseline's, in absolute points: may fall by ``margin`` (0.05 is five points).
+
+    FAIL and PASS by the 90 % interval over repeats of each cell; the worst cell decides.
+    """
+
+    kind: Literal["points"]
+    name: RuleName
+    measure: Literal["hit_rate", "acceptance_rate"]
+    margin: Margin
+
+
+class ScalingRule(SpecModel):
+    """A measure of every cell with c > 1 must reach this share of the measure at c = 1; needs no baseline."""
+
+    kind: Literal["scaling"]
+    name: RuleName
+    measure: Literal["decode_tok_s"]
+    at_least: Share
+
+
+class AgreementRule(SpecModel):
+    """Greedy replies against those of the baseline, the reference, up to the first fork at a low margin.
+
+    A fork is a place where the tokens differ and the reference's best two are less than ``fork_margin_nats`` apart. With less
+    than ``least_compared`` of the places before a fork there is no PASS. ``error_at_most_nats`` bounds the mean error of the
+    logprobs of likely tokens.
+    """
+
+    kind: Literal["agreement"]
+    name: RuleName
+    top1_at_least: Share
+    overlap_at_least: Share
+    error_at_most_nats: Annotated[float, Field(gt=0)]
+    fork_margin_nats: Annotated[float, Field(ge=0)] = 0.5
+    least_compared: Share = 0.5
+
+
+class PairedItemsRule(SpecModel):
+    """A score against the baseline's on the same items. ``margin`` is the loss that is tolerated, 0.015 is 1.5 points.
+
+    ``pass_fail`` (scores 0 and 1, each item once): FAIL by the exact McNemar test at ``fail_alpha`` with a loss beyond the
+    margin, or by the exact test that the share right is under ``floor``; PASS when a loss of the margin is excluded at
+    ``pass_alpha``. With ``early_stop`` looks are taken on the way and both levels are held over all of them.
+    ``fraction`` (points, several rounds): an item is its mean over cells and repeats; bootstrap and sign flips over items.
+    ``band`` is a published range of the share right, shown and never deciding.
+    """
+
+    kind: Literal["paired_items"]
+    name: RuleName
+    score: RuleName
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    scale: Literal["pass_fail", "fraction"] = "pass_fail"
+    floor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    band: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
+    fail_alpha: Alpha = 0.01
+    pass_alpha: Alpha = 0.05
+    random_weights: Literal["skip", "judge"] = "skip"
+    early_stop: bool = False
+
+    @model_validator(mode="after")
+    def _fits_its_scale(self) -> PairedItemsRule:
+        if self.scale == "fraction" and (self.early_stop or self.floor is not None):
+            raise ValueError("early_stop and floor need scale: pass_fail")
+        if self.band is not None and self.band[0] >= self.band[1]:
+            raise ValueError("band must be [low, high]")
+        return self
+
+
 Rule = Annotated[
-    RatioRule | GeomeanRatioRule | ZeroFailuresRule | ScoreRule | RecallRule | LimitRule, Field(discriminator="kind")
+    RatioRule
+    | GeomeanRatioRule
+    | ZeroFailuresRule
+    | ScoreRule
+    | RecallRule
+    | LimitRule
+    | PointsRule
+    | ScalingRule
+    | AgreementRule
+    | PairedItemsRule,
+    Field(discriminator="kind"),
 ]

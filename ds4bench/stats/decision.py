@@ -119,28 +119,38 @@ def repeats_to_decide(
     level, distance = (FAIL_LEVEL, worse) if inside < 0 else (PASS_LEVEL, inside)
     for count in range(estimate.candidate_repeats + 1, MOST_REPEATS + 1):
         theirs = max(count, estimate.baseline_repeats) if new_baseline else estimate.baseline_repeats
-        if Spread(estimate.noise_cv, count, theirs, session_cv).half_width(level) < distance:
+        if estimate.paired:
+            theirs = count
+        if Spread(estimate.noise_cv, count, theirs, session_cv, estimate.paired).half_width(level) < distance:
             return count
     return None
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What a log ratio's error is made of: repeats (``noise_cv``, known up to ``df``) and two sessions."""
+    """What a log ratio's error is made of: repeats (``noise_cv``, known up to ``df``) and two sessions.
+
+    ``paired``: the noise is that of differences of n pairs (``paired_ratio.py``), known up to n - 1.
+    """
 
     noise_cv: float
     candidate_repeats: int
     baseline_repeats: int
     session_cv: float
+    paired: bool = False
 
     @classmethod
     def of(cls, estimate: Estimate, session_cv: float) -> Spread:
         """The spread that an estimate was made with."""
-        return cls(estimate.noise_cv, estimate.candidate_repeats, estimate.baseline_repeats, session_cv)
+        return cls(
+            estimate.noise_cv, estimate.candidate_repeats, estimate.baseline_repeats, session_cv, estimate.paired
+        )
 
     @property
     def df(self) -> int:
-        """Degrees of freedom of the pooled noise."""
+        """Degrees of freedom of the noise, pooled over both sides or of the pairs' differences."""
+        if self.paired:
+            return self.candidate_repeats - 1
         return self.candidate_repeats + self.baseline_repeats - 2
 
     @property

@@ -15,14 +15,17 @@ from typing import Any
 
 import msgspec
 
-from ds4bench.core import Baseline, Fingerprint, RequestRow, RunData, ScriptRow, Verdict
+from ds4bench.core import Baseline, CheckStatus, Fingerprint, Noise, RequestRow, RunData, ScriptRow, Verdict
 from ds4bench.errors import StoreError
 from ds4bench.measures import measured_rows, measured_scripts
 from ds4bench.paths import baselines_dir, here_dir
+from ds4bench.spec.workloads import WORKLOADS
 from ds4bench.store.runs import utc_now
 
 SCHEMA = 1
 HERE = "here"
+_NEEDS_A_BASELINE = frozenset({"comparable", "machine_steady"})
+"""Checks that a run without a baseline cannot have verified."""
 
 
 def promote(run: RunData, name: str, *, force_reason: str | None = None) -> Path:
@@ -34,7 +37,23 @@ def promote(run: RunData, name: str, *, force_reason: str | None = None) -> Path
         raise StoreError(f"{name!r} cannot name a baseline: no slash, no leading dot, not 'here' or 'none'")
     baseline = from_run(run, name, note=f"forced: {force_reason}" if force_reason else None)
     path = baselines_dir() / name / f"{baseline.gate}-{baseline.profile}.json"
-    _write(path, baseline)
+    _write(path, _with_known_noise(baseline, path))
+    return path
+
+
+def store_noise(run: RunData, noise: dict[str, Noise], *, name: str = HERE) -> Path:
+    """Keep calibrated noise with baseline ``name``; ``run`` is one of its sessions. Where this machine has no baseline of
+    its own yet, the run becomes it. Raises StoreError when the named baseline is of another measurement, model or machine.
+    """
+    made = from_run(run, name)
+    if name == HERE:
+        path = _here_path(made.gate, made.profile, made.measurement_hash, made.fingerprint)
+        baseline = _read(path) if path.exists() else made
+    else:
+        path = baselines_dir() / name / f"{made.gate}-{made.profile}.json"
+        baseline = load_baseline(name, made.gate, made.profile)
+    _refuse_foreign_noise(baseline, made)
+    _write(path, msgspec.structs.replace(baseline, noise={**baseline.noise, **noise}))
     return path
 
 
@@ -57,7 +76,7 @@ def from_run(run: RunData, name: str, *, note: str | None = None) -> Baseline:
         fingerprint=manifest.fingerprint,
         provenance={k: v for k, v in manifest.provenance.items() if k != "command"},
         requests=list(_kept_rows(run)),
-        scripts=[_small_script(script) for script in measured_scripts(run)],
+        scripts=measured_scripts(run) if _keeps_detail(run) else [_small_script(s) for s in measured_scripts(run)],
         batches=[batch for batch in run.batches if batch.phase == "measure"],
         probe_ms=median(probes) if probes else None,
         note=note,
@@ -94,7 +113,7 @@ def save_here(run: RunData) -> Path:
     baseline = from_run(run, HERE)
     key = (baseline.gate, baseline.profile, baseline.measurement_hash)
     path = _here_path(*key, baseline.fingerprint)
-    _write(path, baseline)
+    _write(path, _with_known_noise(baseline, path))
     return path
 
 
@@ -118,6 +137,31 @@ def _here_path(gate: str, profile: str, measurement_hash: str, fingerprint: Fing
     return here_dir() / f"{gate}-{profile}-{measurement_hash[:8]}-{digest}.json"
 
 
+def _identity(baseline: Baseline) -> tuple[object, ...]:
+    """What noise was measured of: not the build, which may change, but what is sent, to which model, on which machine."""
+    fingerprint = baseline.fingerprint
+    return (
+        baseline.measurement_hash, fingerprint.engine, fingerprint.model, fingerprint.model_revision,
+        fingerprint.prefix_caching, fingerprint.speculative, fingerprint.hardware,
+    )  # fmt: skip
+
+
+def _with_known_noise(baseline: Baseline, path: Path) -> Baseline:
+    """The baseline with the noise that its predecessor in this file had, where that is of the same thing."""
+    before = _read(path) if path.exists() else None
+    if before is None or _identity(before) != _identity(baseline):
+        return baseline
+    return msgspec.structs.replace(baseline, noise=before.noise)
+
+
+def _refuse_foreign_noise(baseline: Baseline, made: Baseline) -> None:
+    if _identity(baseline) != _identity(made):
+        raise StoreError(
+            f"baseline {baseline.name} is of another measurement, model or machine than run {made.run_id}: "
+            "its noise would be another one"
+        )
+
+
 def _refuse_bad(run: RunData) -> None:
     verdict = run.verdict
     hint = 'promote it all the same with --force "REASON"'
@@ -125,6 +169,9 @@ def _refuse_bad(run: RunData) -> None:
         raise StoreError(f"run {run.manifest.run_id} has no verdict yet; finish it with --resume, or {hint}")
     if verdict.verdict is Verdict.INVALID:
         raise StoreError(f"run {run.manifest.run_id} is INVALID ({verdict.sentence}); {hint}")
+    unsure = [c for c in verdict.checks if c.status is CheckStatus.UNVERIFIED and c.name not in _NEEDS_A_BASELINE]
+    if unsure:
+        raise StoreError(f"run {run.manifest.run_id}: {unsure[0].name} is not verified ({unsure[0].detail}); {hint}")
     if verdict.sentence.startswith("interrupted"):
         raise StoreError(f"run {run.manifest.run_id} is incomplete ({verdict.sentence}), or {hint}")
 
@@ -136,6 +183,11 @@ def _kept_rows(run: RunData) -> Iterable[RequestRow]:
         )
         answer = None if row.answer is None else msgspec.structs.replace(row.answer, detail={})
         yield msgspec.structs.replace(row, result=result, answer=answer, expect=_small(row.expect))
+
+
+def _keeps_detail(run: RunData) -> bool:
+    declared = WORKLOADS.get(str(run.manifest.measurement.get("workload")))
+    return declared is not None and declared.keeps_detail
 
 
 def _small_script(script: ScriptRow) -> ScriptRow:

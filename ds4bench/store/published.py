@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ds4bench.errors import StoreError
-from ds4bench.paths import published_dir
+from ds4bench.paths import imports_dir, published_dir
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,16 @@ class Published:
 
 
 def load_published(source: str) -> Published:
-    """Read ``results/published/SOURCE.yaml``. Raises StoreError that lists the sources for an unknown one."""
+    """Read an import of this user or ``results/published/SOURCE.yaml``.
+
+    Raises StoreError that lists the sources for an unknown one.
+    """
     import yaml
 
-    path = published_dir() / f"{source}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in published_dir().glob("*.yaml"))) or "none"
+    folders = (imports_dir(), published_dir())
+    path = next((p for folder in folders if (p := folder / f"{source}.yaml").is_file()), None)
+    if path is None:
+        known = ", ".join(sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})) or "none"
         raise StoreError(f"no published source {source!r}; there are: {known}")
     try:
         data = yaml.safe_load(path.read_text())

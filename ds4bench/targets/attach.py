@@ -44,7 +44,8 @@ class AttachTarget:
         control = ControlClient(self.url, self._headers, timeout_s=_READY_TIMEOUT_S)
         try:
             found = await identify(control, model=self._model, hardware=self._hardware)
-            report(f"{found.fingerprint.engine} serves {found.model}; waiting for a token")
+            engine, version = found.fingerprint.engine, found.fingerprint.engine_version or "of unknown version"
+            report(f"found {engine} {version} ({found.because}), serving {found.model}; waiting for a token")
             await first_token(control, found.model)
         finally:
             await control.close()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ds4bench.core import Fingerprint
 from ds4bench.targets.dialect import Dialect
+from ds4bench.targets.pacing import Pacing
 
 Report = Callable[[str], None]
 """Takes one line for a person: what is being waited for."""
@@ -18,7 +19,7 @@ class Endpoint:
     """A serve from which a token has come back.
 
     ``headers`` may hold a key, so they never appear in the ``repr``. ``max_model_len`` counts prompt and reply
-    tokens together; None when the serve does not tell.
+    tokens together; None when the serve does not tell. ``pacing`` is the budget of a serve that costs money.
     """
 
     base_url: str
@@ -27,6 +28,7 @@ class Endpoint:
     fingerprint: Fingerprint
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     max_model_len: int | None = None
+    pacing: Pacing | None = field(default=None, repr=False)
 
 
 class Target(Protocol):

@@ -1,6 +1,7 @@
 """Where engines differ behind the same API: one table.
 
-The rows of vLLM, SGLang and the hosted API follow their documentation; only the embedded engine is tested against.
+The rows of SGLang and the hosted API follow their documentation (a stand-in server tests the latter); the embedded engine and
+vLLM on a CPU (``make test-engine``) are tested against.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class Dialect:
 
     ``cached_tokens`` is the path inside ``usage``; ``metrics`` maps the engine's counter names to ours (tokens,
     unless the name says otherwise). ``tokenize_path`` is None where prompts cannot be counted without sending
-    them. ``thinking`` is how reasoning is switched: by ``chat_template_kwargs``, by a body field ``thinking:
-    {type: enabled|disabled}``, or not at all.
+    them. ``health_path`` None: there is no page for it. ``completions`` says whether ``/v1/completions`` exists.
+    ``reset_prefix_cache`` is the path that a POST to empties the cache (vLLM has it with ``VLLM_SERVER_DEV_MODE=1`` only);
+    nothing here posts to it by itself, because it would empty the cache of others too. ``thinking`` is how
+    reasoning is switched: by ``chat_template_kwargs``, by a body field ``thinking: {type: enabled|disabled}``, or not at all.
     """
 
     engine: str
@@ -55,6 +58,9 @@ class Dialect:
     tokenize_messages: bool
     ignore_eos: bool
     metrics: Mapping[str, str] = field(default_factory=dict)
+    health_path: str | None = "/health"
+    completions: bool = True
+    reset_prefix_cache: str | None = None
     cached_tokens_hint: str | None = None
 
     @property
@@ -62,13 +68,18 @@ class Dialect:
         """Whether ``chat_template_kwargs`` in the body reaches the template."""
         return self.thinking == "chat_template_kwargs"
 
-    def thinking_body(self, wanted: bool | None) -> dict[str, Any]:
-        """The body fields that switch thinking; empty when nothing is asked for or the engine has no switch."""
+    def thinking_body(self, wanted: bool | None, effort: str | None = None) -> dict[str, Any]:
+        """The body fields that switch thinking and, with it, ask for an effort (``high``, ``max``).
+
+        Empty when nothing is asked for or the engine has no switch. Engines differ in where they read the effort from, so
+        with ``chat_template_kwargs`` it stands in both places.
+        """
         if wanted is None or self.thinking is None:
             return {}
+        top = {"reasoning_effort": effort} if wanted and effort else {}
         if self.thinking == "chat_template_kwargs":
-            return {"chat_template_kwargs": {"thinking": wanted}}
-        return {"thinking": {"type": "enabled" if wanted else "disabled"}}
+            return {**top, "chat_template_kwargs": {"thinking": wanted, **top}}
+        return {**top, "thinking": {"type": "enabled" if wanted else "disabled"}}
 
     def stream_options(self) -> dict[str, bool]:
         """Usage at the end of a stream and, where understood, in every chunk (tokens of the first chunk)."""
@@ -103,6 +114,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             tokenize_messages=True,
             ignore_eos=True,
             metrics=MappingProxyType(_VLLM_METRICS),
+            reset_prefix_cache="/reset_prefix_cache",
             cached_tokens_hint="start vLLM with --enable-prompt-tokens-details",
         ),
         "sglang": Dialect(
@@ -116,6 +128,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             tokenize_messages=False,  # takes `prompt` only; chat prompts are calibrated from usage
             ignore_eos=True,
             metrics=MappingProxyType(_SGLANG_METRICS),
+            reset_prefix_cache="/flush_cache",
             cached_tokens_hint="start SGLang with --enable-cache-report (and --enable-metrics for its counters)",
         ),
         "hosted-deepseek": Dialect(
@@ -128,6 +141,8 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             tokenize_path=None,
             tokenize_messages=False,
             ignore_eos=False,
+            health_path=None,
+            completions=False,
         ),
         "openai": Dialect(
             engine="openai",

@@ -19,12 +19,16 @@ EMBEDDED_ENGINE = "ds4bench-embedded"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a serve says of itself. ``max_model_len`` in tokens, None when it does not tell."""
+    """What a serve says of itself, and ``because`` of what its engine is known.
+
+    ``max_model_len`` in tokens, None when it does not tell.
+    """
 
     model: str
     dialect: Dialect
     fingerprint: Fingerprint
     max_model_len: int | None
+    because: str = ""
 
 
 async def identify(
@@ -39,7 +43,7 @@ async def identify(
     local = is_local(control.base_url)
     where = dict(hardware or {}) if local else {}
     version = _mapping(await control.get_json("/version"))
-    engine = await _engine(control, version, card)
+    engine, because = await _engine(control, version, card)
     told = await _told_by_engine(control, engine, version)
     fingerprint = Fingerprint(
         engine=str(version["engine"]) if engine == "embedded" else engine,
@@ -49,7 +53,8 @@ async def identify(
         **told,
     )
     length = card.get("max_model_len")
-    return Identity(card["id"], dialect_of(engine), fingerprint, length if isinstance(length, int) else None)
+    length = length if isinstance(length, int) else None
+    return Identity(card["id"], dialect_of(engine), fingerprint, length, because)
 
 
 def is_local(base_url: str) -> bool:
@@ -78,18 +83,22 @@ def _choose(listing: Any, model: str | None, base_url: str) -> dict[str, Any]:
     return dict(next(iter(cards.values())))
 
 
-async def _engine(control: ControlClient, version: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    """The name in the dialect table. Own words first, then metric names, then who owns the model card."""
+async def _engine(control: ControlClient, version: Mapping[str, Any], card: Mapping[str, Any]) -> tuple[str, str]:
+    """(name in the dialect table, why). Own words first, then metric names, then who owns the model card."""
     if version.get("engine") == EMBEDDED_ENGINE:
-        return "embedded"
+        return "embedded", "/version says so"
     if (urlsplit(control.base_url).hostname or "").endswith("deepseek.com"):
-        return "hosted-deepseek"
+        return "hosted-deepseek", "by its address"
     metrics = await control.metrics_text() or ""
     owner = str(card.get("owned_by", ""))
     for engine in ("vllm", "sglang"):
-        if f"\n{engine}:" in f"\n{metrics}" or owner == engine:
-            return engine
-    return "openai"
+        if f"\n{engine}:" in f"\n{metrics}":
+            return engine, f"/metrics has counters of {engine}"
+        if owner == engine:
+            return engine, f"/v1/models says that {engine} owns the model"
+    server = await control.server_header("/v1/models")
+    said = f"; its Server header says {server}" if server else ""
+    return "openai", f"neither /version, /metrics nor /v1/models names an engine{said}"
 
 
 async def _told_by_engine(control: ControlClient, engine: str, version: Mapping[str, Any]) -> dict[str, Any]:

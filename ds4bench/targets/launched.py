@@ -174,7 +174,9 @@ class ServeProcess:
         new = set(on_gpu) - set(self._on_gpu_before) - set(left)
         for pid in sorted(new):
             whose = "of this serve" if pid in self._ours_on_gpu else "that came while it ran and may not be ours"
-            lines.append(f"process {pid} {whose} still holds {on_gpu[pid]}: look at it with nvidia-smi; it was not killed")
+            lines.append(
+                f"process {pid} {whose} still holds {on_gpu[pid]}: look at it with nvidia-smi; it was not killed"
+            )
         return lines
 
     def _release_guard(self) -> None:

@@ -15,7 +15,9 @@ _CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
         "out of GPU memory: use a smaller --max-model-len or --max-num-seqs, or free the GPU",
     ),
     (
-        re.compile(r"is not a local folder and is not a valid model identifier|Repository Not Found|RepositoryNotFoundError"),
+        re.compile(
+            r"is not a local folder and is not a valid model identifier|Repository Not Found|RepositoryNotFoundError"
+        ),
         "unknown model: give a local folder with config.json, or an id that the engine can download",
     ),
     (re.compile(r"address already in use", re.IGNORECASE), "the port is in use: give another one with --port"),
@@ -31,6 +33,10 @@ _CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 
+_ERROR = re.compile(r"(?:^|[\]\s])((?:\w+\.)*[A-Z]\w*(?:Error|Exception): [^\n]+)", re.MULTILINE)
+"""The end of a traceback, behind whatever a logger puts before it."""
+
+
 def last_lines(path: Path, count: int, start: int = 0) -> list[str]:
     """The last ``count`` lines that are not empty, from byte ``start`` on."""
     lines = [line.strip() for line in _tail(path, start).splitlines()]
@@ -38,13 +44,17 @@ def last_lines(path: Path, count: int, start: int = 0) -> list[str]:
 
 
 def likely_cause(path: Path, start: int = 0) -> str | None:
-    """A known cause that the log names, with what to do about it; None if it names none."""
+    """A known cause that the log names, with what to do about it; else its first exception; None if there is none.
+
+    The first one: what comes after it are the processes that lost the one that failed.
+    """
     text = _tail(path, start)
     for pattern, advice in _CAUSES:
         found = pattern.search(text)
         if found is not None:
             return advice.format(**found.groupdict())
-    return None
+    error = _ERROR.search(text)
+    return error.group(1).strip() if error else None
 
 
 class LogFollower:

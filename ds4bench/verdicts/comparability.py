@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ds4bench.core import Baseline, Fingerprint, RunManifest
+from ds4bench.spec.workloads import WORKLOADS
 
 _SAME_SERVE = {
     "model": "model",
@@ -19,6 +20,7 @@ _SAME_SERVE = {
     "prefix_caching": "prefix caching",
     "speculative": "speculative decoding",
 }
+_HOW_IT_SERVES = ("prefix_caching", "speculative")
 _NOTHING = object()
 
 
@@ -35,7 +37,7 @@ def comparable(manifest: RunManifest, baseline: Baseline) -> list[str]:
     reasons += [_differs(*item) for item in differences(manifest.measurement, baseline.measurement)]
     if manifest.fingerprint is None:
         return [*reasons, "the serve of this run was not identified"]
-    return reasons + _serve_reasons(manifest.fingerprint, baseline.fingerprint)
+    return reasons + _serve_reasons(manifest.fingerprint, baseline.fingerprint, manifest.measurement)
 
 
 def comparable_baselines(first: Baseline, second: Baseline) -> list[str]:
@@ -46,16 +48,19 @@ def comparable_baselines(first: Baseline, second: Baseline) -> list[str]:
     if first.metric_schema != second.metric_schema:
         reasons.append(_differs("metric definitions", first.metric_schema, second.metric_schema))
     reasons += [_differs(*item) for item in differences(first.measurement, second.measurement)]
-    return reasons + _serve_reasons(first.fingerprint, second.fingerprint)
+    return reasons + _serve_reasons(first.fingerprint, second.fingerprint, first.measurement)
 
 
-def _serve_reasons(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
+def _serve_reasons(ours: Fingerprint, theirs: Fingerprint, measurement: Mapping[str, Any]) -> list[str]:
+    declared = WORKLOADS.get(str(measurement.get("workload")))
+    model_alone = declared is not None and not declared.machine_matters
     reasons = [
         _differs(words, getattr(ours, field), getattr(theirs, field))
         for field, words in _SAME_SERVE.items()
-        if getattr(ours, field) != getattr(theirs, field)
+        if not (model_alone and field in _HOW_IT_SERVES) and getattr(ours, field) != getattr(theirs, field)
     ]
-    reasons += [_differs(f"hardware {k}", a, b) for k, a, b in differences(ours.hardware, theirs.hardware)]
+    if not model_alone:
+        reasons += [_differs(f"hardware {k}", a, b) for k, a, b in differences(ours.hardware, theirs.hardware)]
     if theirs.faults:
         reasons.append(f"the baseline was measured with injected faults ({', '.join(theirs.faults)})")
     return reasons

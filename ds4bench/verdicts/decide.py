@@ -9,7 +9,9 @@ from ds4bench.core import Baseline, CheckResult, CheckStatus, GateVerdict, RuleR
 from ds4bench.verdicts.checks import NEVER_BLOCKS, run_checks
 from ds4bench.verdicts.comparability import comparable
 from ds4bench.verdicts.evidence import Evidence, gather
+from ds4bench.verdicts.extension import as_measured
 from ds4bench.verdicts.rules import judge
+from ds4bench.verdicts.rules.comparison import Comparison, comparing_rules
 from ds4bench.verdicts.wording import percent
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ def decide(
 ) -> GateVerdict:
     """The verdict of one gate run. Pure; raises nothing for bad data, which is what INVALID is for.
 
+    A run that was extended is judged with all its repeats, as the second of two looks.
+
     ``baseline_refusal`` are the caller's own reasons against the baseline, or why there is none.
     """
+    gate = as_measured(gate, run)
     refusal = list(baseline_refusal)
     if baseline is None:
         refusal = refusal or ["no baseline"]
@@ -86,14 +91,26 @@ def _notes(evidence: Evidence, checks: Sequence[CheckResult]) -> list[str]:
     notes += [reason for reason in evidence.refusal if evidence.baseline is None]
     if evidence.run.stopped:
         notes.append(f"the run was stopped early: {evidence.run.stopped}")
-    for rule in evidence.spec.rules:
-        if rule.kind in ("ratio", "geomean_ratio") and evidence.baseline is not None:
-            notes.append(
-                f"rule {rule.name}: intervals are 90 % over repeats and allow for "
-                f"{percent(rule.session_cv, 1)} that one build differs from session to session "
-                "(session_cv in the gate file)"
-            )
+    notes += [f"before the run: {sight}" for sight in evidence.run.manifest.detectable]
+    notes += _noise_notes(evidence)
     fingerprint = evidence.run.manifest.fingerprint
     if fingerprint is not None and fingerprint.faults:
         notes.append(f"the serve says that faults are injected: {', '.join(fingerprint.faults)}")
+    return notes
+
+
+def _noise_notes(evidence: Evidence) -> list[str]:
+    """How the intervals of each comparison were made."""
+    if evidence.baseline is None:
+        return []
+    notes = []
+    for rule in comparing_rules(evidence.spec):
+        comparison = Comparison.of(rule, evidence, evidence.baseline)
+        noise = comparison.noise
+        source = "session_cv in the gate file" if noise is None else f"calibrated over {noise.sessions} sessions"
+        over = "pairs of repeats" if comparison.paired else "repeats"
+        notes.append(
+            f"rule {rule.name}: intervals are {percent(comparison.levels.confidence)} over {over} and allow for "
+            f"{percent(comparison.session_cv, 1)} that one build differs from session to session ({source})"
+        )
     return notes

@@ -21,11 +21,15 @@ class Script:
     ``run`` sends requests one after the other and may return what it makes of all replies together (scores, a trace as
     ``detail``), which is stored as a ``ScriptRow``. ``key`` names the item, the same in every run. ``first`` is the first
     request where it is known beforehand: its body is then encoded before the clock starts.
+    ``on_first_token`` is called when the first token of a request of this script arrives, so that another script can wait for
+    it; one that waits before its first request is not ``at_barrier`` and so not late.
     """
 
     key: str
     run: Callable[[Send], Awaitable[Answer | None]]
     first: PlannedRequest | None = None
+    on_first_token: Callable[[], None] | None = None
+    at_barrier: bool = True
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from ds4bench.workloads.dataset import DataSet
 
 _CLASSES = {
+    "gsm8k": "Gsm8k",
     "long_context": "LongContext",
+    "long_decode": "LongDecode",
+    "mixed_arrival": "MixedArrival",
     "mt_bench": "MtBench",
+    "needle": "Needle",
+    "oracle": "Oracle",
+    "prefix_cache": "PrefixCache",
     "random_lengths": "RandomLengths",
+    "soak": "Soak",
+    "stream_parity": "StreamParity",
+    "toolcall15": "ToolCall15",
 }
 """Class in the module ``ds4bench.workloads.NAME``; takes (spec, run_id), with ``reads_data`` (spec, run_id, data)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable
@@ -47,6 +48,12 @@ class TokenFitter:
         self._counter = counter
         self._per_sentence = 0.0
         self._fixed = 0.0
+
+    def with_source(self, source: TextSource) -> TokenFitter:
+        """The same calibration for a source whose sentences and fixed parts are as long as this one's."""
+        other = copy.copy(self)
+        other._filler = source
+        return other
 
     async def calibrate(self, salt: Callable[[int], str], codes: list[str], longest: int) -> None:
         """Measure two short prompts; the salts must be used for nothing else, since these prompts may be sent.

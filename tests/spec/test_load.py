@@ -63,7 +63,7 @@ def test_shipped_gate_has_the_promised_profiles() -> None:
     assert full.profile == "full"
     assert [c.id for c in full.spec.matrix.cells()][:2] == ["p62080-c1", "p62080-c2"]
     assert (full.spec.matrix.prompt_tokens, full.spec.matrix.concurrency) == ([62080, 124080], [1, 2, 3, 4])
-    assert (full.spec.request.max_tokens, full.spec.repeats.count) == (128, 3)
+    assert (full.spec.request.max_tokens, full.spec.repeats.count) == (128, 5)
     assert (short.spec.matrix.prompt_tokens, short.spec.matrix.concurrency) == ([4047], [1, 2, 4])
     assert short.spec.request.max_tokens == 64
     assert [c.id for c in smoke.spec.matrix.cells()] == ["p2048-c1", "p2048-c2", "p8192-c1", "p8192-c2"]
@@ -175,10 +175,10 @@ def test_mistake_in_an_override_names_the_override(tmp_path: Path) -> None:
         ("request.extra_body.stream=false", "stream is set by the gate itself"),
         ("matrix.concurrency=[2, 2]", "2 stands in the list twice"),
         ("matrix.concurrency=[]", "[] does not fit"),
-        ("rules.ttft.kind=ratoi", "the kind 'ratoi' is not known; allowed: geomean_ratio, limit, "),
-        ("workload=long_contxt", "'long_contxt' is not known; allowed: long_context, "),
+        ("rules.ttft.kind=ratoi", "the kind 'ratoi' is not known; allowed: agreement, geomean_ratio, limit, "),
+        ("workload=long_contxt", "'long_contxt' is not known; allowed: gsm8k, "),
         ("workload=long_contxt", "; did you mean 'long_context'?"),
-        ("workload=3", "3 is not known; allowed: long_context"),
+        ("workload=3", "3 is not known; allowed: gsm8k, "),
         ("options.x=1", "options: unknown key 'x'"),
         ("matrix.words=[1]", "matrix: unknown key 'words'; allowed: prompt_tokens, concurrency"),
         ("rules.ttft.session_cv=.nan", "NaN is out of range"),

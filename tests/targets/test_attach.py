@@ -82,3 +82,13 @@ def test_what_is_no_address_is_refused_without_repeating_a_password(url: str) ->
     with pytest.raises(TargetError) as raised:
         AttachTarget(url)
     assert "secret" not in str(raised.value)
+
+
+async def test_attaching_says_what_it_found_and_why(serve: Serve) -> None:
+    pages: dict[str, object] = {"/v1/models": MODELS, "/v1/chat/completions": token, "/version": {"version": "0.33.0"}}
+    lines: list[str] = []
+    await AttachTarget(serve(pages | {"/metrics": "vllm:prompt_tokens_total 3\n"})).start(lines.append)
+    assert "found vllm 0.33.0 (/metrics has counters of vllm), serving m; waiting for a token" in lines
+    await AttachTarget(serve({k: v for k, v in pages.items() if k != "/version"})).start(lines.append)
+    assert "found openai of unknown version (neither /version, /metrics nor /v1/models names an engine" in lines[-1]
+    assert "its Server header says uvicorn" in lines[-1]

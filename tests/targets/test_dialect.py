@@ -52,3 +52,20 @@ def test_counters_of_both_engines_get_the_names_that_the_cold_proof_reads() -> N
 def test_a_serve_that_hides_cached_tokens_is_told_which_flag_to_add() -> None:
     assert "--enable-prompt-tokens-details" in (dialect_of("vllm").cached_tokens_hint or "")
     assert "--enable-cache-report" in (dialect_of("sglang").cached_tokens_hint or "")
+
+
+def test_an_effort_stands_where_each_engine_reads_it() -> None:
+    both = {"reasoning_effort": "max", "chat_template_kwargs": {"thinking": True, "reasoning_effort": "max"}}
+    assert dialect_of("vllm").thinking_body(True, "max") == both
+    assert dialect_of("hosted-deepseek").thinking_body(True, "high") == {
+        "reasoning_effort": "high",
+        "thinking": {"type": "enabled"},
+    }
+    assert dialect_of("hosted-deepseek").thinking_body(False, "high") == {"thinking": {"type": "disabled"}}
+
+
+def test_the_hosted_api_is_not_asked_for_pages_that_it_does_not_have() -> None:
+    hosted = dialect_of("hosted-deepseek")
+    assert (hosted.health_path, hosted.tokenize_path, hosted.reset_prefix_cache) == (None, None, None)
+    assert not hosted.completions
+    assert not hosted.metrics

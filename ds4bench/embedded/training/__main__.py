@@ -1,9 +1,9 @@
 """Train, export and score ``ds4-nano``: ``python -m ds4bench.embedded.training --out DIR``.
 
---minutes 20                       a whole run, on the GPU if there is one
---minutes 20 --stop-after 8        the first eight minutes of it; the state lies in --state
---minutes 20 --resume              the rest, from the state
---minutes 20 --start-from DIR      the rest, where the state is lost: from DIR and DIR/bf16, optimisers anew
+--minutes 9                        a whole run, on the GPU if there is one
+--minutes 9 --stop-after 5         the first five minutes of it; the state lies in --state
+--minutes 9 --resume               the rest, from the state
+--minutes 9 --start-from DIR       the rest, where the state is lost: from DIR and DIR/bf16, optimisers anew
 --evaluate-only DIR                scores of an exported checkpoint
 --write-data                       the held-out items, under prompts/
 """
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and do as it says."""
     options = _parser().parse_args(argv)
     if options.write_data:
-        arithmetic.write(options.prompts / "gsm8k-nano")
+        arithmetic.write(options.prompts)
         battery.write(options.prompts / "tool-battery")
         return 0
     suite = Suite(options.prompts)
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("ds4-nano"), help="folder of the exported checkpoint")
     parser.add_argument("--state", type=Path, default=Path(".nano/state.pt"), help="file of the resumable state")
-    parser.add_argument("--minutes", type=float, default=20.0, help="training time of the whole plan (default 20)")
+    parser.add_argument("--minutes", type=float, default=Plan.minutes, help="training time of the whole plan (default 9)")
     parser.add_argument("--steps", type=int, help="steps of the whole plan, in place of --minutes")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="training time of this call")
     parser.add_argument("--resume", action="store_true", help="go on from --state")

@@ -43,8 +43,9 @@ def evaluate(model: TrainingModel, suite: Suite) -> dict[str, Any]:
     was_training = model.training
     model.eval()
     tokenizer = Tokenizer()
-    problems, replies = gsm8k(model, tokenizer, suite)
-    scores: dict[str, Any] = {"gsm8k_nano": problems}
+    problems, replies = gsm8k(model, tokenizer, suite, "gsm8k-nano")
+    far, _ = gsm8k(model, tokenizer, suite, "gsm8k-nano-far")
+    scores: dict[str, Any] = {"gsm8k_nano": problems, "gsm8k_far": far}
     for length in suite.lengths:
         scores[f"recall_{length}"] = recall(model, tokenizer, suite, length)
     scores |= tools(model, tokenizer, suite)
@@ -53,9 +54,9 @@ def evaluate(model: TrainingModel, suite: Suite) -> dict[str, Any]:
     return scores
 
 
-def gsm8k(model: TrainingModel, tokenizer: Tokenizer, suite: Suite) -> tuple[float, list[Reply]]:
-    """Strict-match of five-shot completions, and the replies."""
-    folder = suite.prompts / "gsm8k-nano"
+def gsm8k(model: TrainingModel, tokenizer: Tokenizer, suite: Suite, name: str) -> tuple[float, list[Reply]]:
+    """Strict-match of five-shot completions of the data set ``name``, and the replies."""
+    folder = suite.prompts / name
     pool, items = _lines(folder / "train.jsonl"), _lines(folder / "test.jsonl")[: suite.problems]
     rng = random.Random("five shots")  # noqa: S311 - test data
     replies = []

@@ -5,14 +5,36 @@ One file a workload and one line here. Only pydantic is imported: parsing a gate
 
 from __future__ import annotations
 
-from ds4bench.spec.workloads import long_context, mt_bench, random_lengths
+from ds4bench.spec.workloads import (
+    gsm8k,
+    long_context,
+    long_decode,
+    mixed_arrival,
+    mt_bench,
+    needle,
+    oracle,
+    prefix_cache,
+    random_lengths,
+    soak,
+    stream_parity,
+    toolcall15,
+)
 from ds4bench.spec.workloads.base import WorkloadSpec
 
 WORKLOADS: dict[str, WorkloadSpec] = {
     declared.SPEC.name: declared.SPEC
     for declared in (
+        gsm8k,
         long_context,
+        long_decode,
+        mixed_arrival,
         mt_bench,
+        needle,
+        oracle,
+        prefix_cache,
         random_lengths,
+        soak,
+        stream_parity,
+        toolcall15,
     )
 }

@@ -27,5 +27,5 @@ SPEC = WorkloadSpec(
         *TIMED,
         "comparable",
     ),
-    columns=("n", "ttft", "ttft_max", "baseline", "ratio", "prefill", "decode", "failed", "recall"),
+    columns=("n", "ttft", "ttft_max", "baseline", "ratio", "ranks", "prefill", "decode", "failed", "recall"),
 )

@@ -19,12 +19,14 @@ class StreamParityMatrix(MatrixSpec):
 
 
 class StreamParityOptions(OptionsSpec):
-    """``tries``: how often a prompt whose two replies differ is asked again, streamed and whole, before it counts.
+    """``prompts``: the ids of those to ask, None for all.
 
-    A serve whose arithmetic differs from one request to the next writes another text now and then: only a difference that
-    stays, between replies that are else always the same, is one of parsing.
+    ``tries``: how often a prompt whose two replies differ is asked, streamed and whole, before it counts. A serve whose
+    arithmetic differs from one request to the next writes another text now and then: only a difference that stays, between
+    replies that are else always the same, is one of parsing.
     """
 
+    prompts: Annotated[list[str], Field(min_length=1)] | None = None
     tries: Annotated[int, Field(ge=2, le=10)] = 3
 
 

@@ -34,12 +34,15 @@ class ToolCall15Matrix(MatrixSpec):
 class ToolCall15Options(OptionsSpec):
     """How conversations run (``protocol``), how they are scored (``rules``), and in which language the user asks.
 
+    ``scenarios``: the ids of those to hold, None for all fifteen; points of fewer are not the benchmark's.
+
     Temperature and ``max_tokens`` are those of the gate's ``request``; the protocol gives the other sampling fields.
     """
 
     protocol: VariantName = "v1-jasl"
     rules: VariantName = "v1-jasl"
     language: Literal["en", "zh"] = "en"
+    scenarios: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 SPEC = WorkloadSpec(
@@ -49,10 +52,10 @@ SPEC = WorkloadSpec(
     options=ToolCall15Options,
     checks=(
         *ALWAYS,
-        *("mode_effective", "reasoning_parsed", "effort_effective", "history_kept", "replies_not_cut"),
+        *("mode_effective", "reasoning_parsed", "effort_effective", "conversations_grow", "replies_not_cut"),
         "comparable",
     ),
-    columns=("n", "v1_jasl", "v1_original", "stars", "categories", "failed", "not_full"),
+    columns=("n", "v1_jasl", "v1_original", "stars", "categories", "not_full"),
     reads_data=True,
     independent=True,
 )

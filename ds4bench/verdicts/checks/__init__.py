@@ -13,18 +13,21 @@ from ds4bench.core import CheckResult
 from ds4bench.verdicts.checks.baseline import comparable
 from ds4bench.verdicts.checks.client import client_not_starved, delivered_concurrency
 from ds4bench.verdicts.checks.cold import cold_verified
+from ds4bench.verdicts.checks.completions import all_items_answered, completions_whole
 from ds4bench.verdicts.checks.conversations import (
     effort_effective,
-    history_kept,
     reasoning_parsed,
     replies_not_cut,
     tools_called,
 )
 from ds4bench.verdicts.checks.lengths import full_length_replies, length_within, no_truncation
+from ds4bench.verdicts.checks.logprobs import logprobs_complete
 from ds4bench.verdicts.checks.machine import machine_quiet, machine_steady
 from ds4bench.verdicts.checks.mode import mode_effective
+from ds4bench.verdicts.checks.prefix import hit_sources_agree, hits_reported, no_accidental_hits, primed
 from ds4bench.verdicts.checks.results import not_applicable
 from ds4bench.verdicts.checks.serve import all_requests_ok, model_identity, server_alive
+from ds4bench.verdicts.checks.turns import arrivals_overlap, conversations_grow
 from ds4bench.verdicts.checks.values import possible_values
 from ds4bench.verdicts.evidence import Evidence
 
@@ -33,14 +36,22 @@ Check = Callable[[Evidence], CheckResult]
 CHECKS: dict[str, Check] = {
     "server_alive": server_alive,
     "all_requests_ok": all_requests_ok,
+    "all_items_answered": all_items_answered,
     "model_identity": model_identity,
     "mode_effective": mode_effective,
     "reasoning_parsed": reasoning_parsed,
     "effort_effective": effort_effective,
-    "history_kept": history_kept,
     "replies_not_cut": replies_not_cut,
     "tools_called": tools_called,
+    "completions_whole": completions_whole,
     "cold_verified": cold_verified,
+    "hits_reported": hits_reported,
+    "hit_sources_agree": hit_sources_agree,
+    "no_accidental_hits": no_accidental_hits,
+    "primed": primed,
+    "conversations_grow": conversations_grow,
+    "arrivals_overlap": arrivals_overlap,
+    "logprobs_complete": logprobs_complete,
     "no_truncation": no_truncation,
     "length_within": length_within,
     "full_length_replies": full_length_replies,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from ds4bench.core import CheckResult, RequestRow
 from ds4bench.verdicts.checks.results import failed, names, not_applicable, ok, unverified
 from ds4bench.verdicts.evidence import Batch, Evidence
 
 _TAGS = ("<think>", "</think>")
-_MOST_CUT = 0.1
-"""Share of conversations that may have a reply cut at max_tokens; over 90 stored traces of the battery none had one."""
 
 
 def reasoning_parsed(evidence: Evidence) -> CheckResult:
@@ -46,45 +44,23 @@ def effort_effective(evidence: Evidence) -> CheckResult:
     if same:
         return unverified(
             name,
-            f"the prompt of {same[0]} is as long in every effort ({len(same)} of {len(both)} questions); reasoning_effort may "
-            "be ignored: measure only one of these modes with --set matrix.mode=[...]",
+            f"the prompt of {same[0]} is as long in every effort ({len(same)} of {len(both)} questions); "
+            "reasoning_effort may be ignored: measure only one of these modes with --set matrix.mode=[...]",
         )
     scenario, found = next(iter(both.items()))
     return ok(name, f"{scenario}: prompt of {', '.join(f'{n} tokens at {effort}' for effort, n in found.items())}")
 
 
-def history_kept(evidence: Evidence) -> CheckResult:
-    """Every prompt of a conversation is longer than the one before: calls and results were kept, nothing was cut off."""
-    name = "history_kept"
-    pairs = [(batch, *turns) for batch, rows in _conversations(evidence) for turns in pairwise(rows)]
-    counted = [
-        (batch, before.result.prompt_tokens, after.result.prompt_tokens)
-        for batch, before, after in pairs
-        if before.result.prompt_tokens is not None and after.result.prompt_tokens is not None
-    ]
-    if not pairs:
-        return not_applicable(name, "no conversation had a second turn")
-    if len(counted) < len(pairs):
-        return unverified(name, "the serve does not tell prompt_tokens in usage")
-    shrunk = [(batch, before, after) for batch, before, after in counted if after <= before]
-    if shrunk:
-        batch, before, after = shrunk[0]
-        return failed(
-            name,
-            f"{len(shrunk)} of {len(counted)} second and later prompts did not grow, one in {batch.cell.id} went from "
-            f"{before:,} to {after:,} tokens: the serve drops or cuts the history",
-            [item[0] for item in shrunk],
-        )
-    return ok(name, f"all {len(counted)} second and later prompts grew")
-
-
 def replies_not_cut(evidence: Evidence) -> CheckResult:
-    """Hardly any conversation had a reply cut at ``max_tokens``: its points would be about the limit, not the model."""
+    """Hardly any conversation had a reply cut at ``max_tokens``: its points would be about the limit, not the model.
+
+    ``validity.max_cut_share`` may be; of the published traces of ToolCall-15 none was.
+    """
     name, most = "replies_not_cut", evidence.spec.request.max_tokens
     held = list(_conversations(evidence))
     cut = [batch for batch, rows in held if any(row.result.finish_reason == "length" for row in rows)]
     detail = f"{len(cut)} of {len(held)} conversations have a reply cut at max_tokens {most:,}"
-    if len(cut) <= _MOST_CUT * len(held):
+    if len(cut) <= evidence.spec.validity.max_cut_share * len(held):
         return ok(name, detail)
     if _random_weights(evidence):
         return not_applicable(name, f"{detail} (random weights end where they like)")

@@ -42,7 +42,9 @@ def all_requests_ok(evidence: Evidence) -> CheckResult:
         )
         detail = f"{errors.total()} of {total} requests failed ({kinds}) in {names(bad)}{example}"
         return failed("all_requests_ok", detail, bad)
-    return ok("all_requests_ok", f"{total} of {total} requests answered")
+    refused = sum(row.phase == "refused" for row in evidence.run.requests)
+    again = f"; {refused} were refused for their rate (429) and sent again as new requests" if refused else ""
+    return ok("all_requests_ok", f"{total} of {total} requests answered{again}")
 
 
 def model_identity(evidence: Evidence) -> CheckResult:

@@ -13,7 +13,17 @@ from typing import Any
 from ds4bench.core import RuleResult
 from ds4bench.verdicts.early import Stop
 from ds4bench.verdicts.evidence import Evidence
-from ds4bench.verdicts.rules import geomean_ratio, limit, ratio, score, zero_failures
+from ds4bench.verdicts.rules import (
+    agreement,
+    geomean_ratio,
+    limit,
+    paired_items,
+    points,
+    ratio,
+    scaling,
+    score,
+    zero_failures,
+)
 
 JUDGES: dict[str, Callable[[Any, Evidence], list[RuleResult]]] = {
     "ratio": ratio.judge,
@@ -22,9 +32,14 @@ JUDGES: dict[str, Callable[[Any, Evidence], list[RuleResult]]] = {
     "score": score.judge,
     "recall": score.judge_recall,
     "limit": limit.judge,
+    "paired_items": paired_items.judge,
+    "points": points.judge,
+    "scaling": scaling.judge,
+    "agreement": agreement.judge,
 }
 STOPS: dict[str, Callable[[Any, Evidence], Stop | None]] = {
     "score": score.stop,
+    "paired_items": paired_items.stop,
 }
 
 

@@ -41,7 +41,7 @@ def read_data(spec: GateSpec, source: str | None) -> DataSet:
             "scenario": scenario.model_dump(mode="json"),
             "rules": battery.file(scenario.id).model_dump(mode="json", include={"category", "rules", "notes"}),
         }
-        for scenario in battery.scenarios(spec.options.protocol, spec.options.language)
+        for scenario in _held(battery, spec.options)
     ]
     return make_dataset("toolcall15", items, source)
 
@@ -50,7 +50,8 @@ class ToolCall15:
     """The workload of the toolcall-15 gate.
 
     A conversation is scored by both rule sets (scores ``v1-jasl`` and ``v1-original``); ``points``, ``category-a`` and
-    ``tc-01`` are by the gate's own. All are shares of full points.
+    ``tc-01`` are by the gate's own. All are shares of full points. ``clean`` is 1 without tool-call markup in any
+    reply's text.
     """
 
     def __init__(self, spec: GateSpec, run_id: str, data: DataSet | None) -> None:
@@ -61,7 +62,7 @@ class ToolCall15:
         self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
         self._run_id = run_id
         self._battery = _battery(data.identity.source)
-        self._scenarios = self._battery.scenarios(self._options.protocol, self._options.language)
+        self._scenarios = _held(self._battery, self._options)
         self._endpoint: Endpoint | None = None
 
     def cells(self) -> list[Cell]:
@@ -129,6 +130,7 @@ class ToolCall15:
         share = chosen.points / FULL
         scores = {"points": share, f"category-{chosen.category.lower()}": share, chosen.scenario.lower(): share}
         scores |= {rules: item.points / FULL for rules, item in by_rules.items()}
+        scores["clean"] = float("markup_leak" not in chosen.diagnoses)
         return Answer(scores=scores, detail={"trace": msgspec.to_builtins(trace), "score": msgspec.to_builtins(chosen)})
 
 
@@ -139,6 +141,14 @@ def _expected(scenario: Scenario, mode: Mode, turn: int) -> dict[str, Any]:
         "thinking": None if mode.thinking and turn else mode.thinking,
         "effort": mode.effort,
     }
+
+
+def _held(battery: Battery, options: ToolCall15Options) -> list[Scenario]:
+    """The scenarios of the gate, in the order of their ids. Raises WorkloadError for an unknown id."""
+    chosen = options.scenarios or list(battery.files)
+    for name in chosen:
+        battery.file(name)
+    return [item for item in battery.scenarios(options.protocol, options.language) if item.id in chosen]
 
 
 def _battery(source: str | None) -> Battery:

@@ -24,12 +24,16 @@ class ScriptedRunner:
     """Stands in for ``ModelRunner``. One request at a time, no prefix caching."""
 
     weights_revision = "scripted"
+    uses_graphs = False
 
     def __init__(self, _model: ModelConfig, _config: EngineConfig, _checkpoint: object = None, **_: object) -> None:
         self._script: list[tuple[list[str], str]] = json.loads(Path(os.environ["SCRIPT"]).read_text())
         self._tokenizer = Tokenizer()
         self._prompt: list[int] = []
         self._reply: list[int] = []
+
+    def warm_up(self) -> None:
+        """A script has nothing to warm."""
 
     def step(self, inputs: list[StepInput]) -> torch.Tensor:
         """One-hot logits FP32 ``[1, vocab]`` of the reply's next token."""

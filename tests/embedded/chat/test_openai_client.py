@@ -64,7 +64,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder = tmp_path_factory.mktemp("scripted")
     script, port_file = folder / "script.json", folder / "port"
     script.write_text(json.dumps(SCRIPT))
-    command = [sys.executable, str(Path(__file__).with_name("scripted_serve.py")), "--port", "0"]
+    command = [sys.executable, str(Path(__file__).with_name("scripted_serve.py")), "--port", "0", "--weights", "random"]
     command += ["--port-file", str(port_file), "--num-blocks", "16", "--no-prefix-caching", "--die-with-parent"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "SCRIPT": str(script)})

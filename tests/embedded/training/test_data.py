@@ -13,13 +13,15 @@ from ds4bench.embedded.training.data import (
     arithmetic,
     battery,
     chat,
+    held_out,
     held_out_templates,
     retrieval,
     tool_pools,
     tools,
     train_templates,
 )
-from ds4bench.embedded.training.data.problems import TemplateError, parse
+from ds4bench.embedded.training.data.problems import Problem, TemplateError, parse
+from ds4bench.embedded.training.data.skeleton import skeleton
 from ds4bench.embedded.training.dataset import BatchKey, TextBatches
 from ds4bench.workloads.filler import load_filler
 
@@ -40,6 +42,11 @@ def test_worked_answers_are_right() -> None:
         assert item.number == int(steps[-1][-1])
 
 
+def _problems(folder: str, name: str) -> list[Problem]:
+    lines = (PROMPTS / folder / f"{name}.jsonl").read_text().splitlines()
+    return [Problem(**json.loads(line)) for line in lines]
+
+
 def test_every_template_has_values() -> None:
     rng = random.Random(2)
     for template in train_templates.TEMPLATES + held_out_templates.TEMPLATES:
@@ -54,18 +61,45 @@ def test_a_template_without_values_is_an_error() -> None:
         parse("a 2-3 | {a}")
 
 
-def test_held_out_problems_share_no_template_and_no_question_with_training() -> None:
+def test_far_problems_share_no_template_and_no_question_with_training() -> None:
     assert not {t.problem for t in train_templates.TEMPLATES} & {t.problem for t in held_out_templates.TEMPLATES}
-    held_out = {item.question for item in arithmetic.held_out()}
+    far = {item.question for item in held_out.far_items()}
     rng = random.Random(3)
-    assert len(held_out) == arithmetic.HELD_OUT_ITEMS
-    assert not held_out & {arithmetic.problem(rng).question for _ in range(5000)}
+    assert len(far) == held_out.ITEMS
+    assert not {skeleton(q) for q in far} & {skeleton(arithmetic.problem(rng).question) for _ in range(5000)}
 
 
-@pytest.mark.parametrize(("name", "items"), [("test", arithmetic.held_out), ("train", arithmetic.few_shot_pool)])
-def test_shipped_problems_are_the_generators(name: str, items) -> None:
-    shipped = [json.loads(line) for line in (PROMPTS / "gsm8k-nano" / f"{name}.jsonl").read_text().splitlines()]
-    assert shipped == [{"question": item.question, "answer": item.answer} for item in items()]
+def test_training_leaves_out_the_skeletons_of_the_held_out_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    barred = skeleton(_problems("gsm8k-nano", "test")[0].question)
+    assert barred in held_out.skeletons() and len(held_out.skeletons()) == held_out.ITEMS
+    offered = iter([_problems("gsm8k-nano", "test")[0], Problem("What is 1 + 1?", "#### 2")])
+    monkeypatch.setattr(arithmetic, "drawn", lambda rng: next(offered))
+    assert arithmetic.problem(random.Random(0)).question == "What is 1 + 1?"
+
+
+def test_held_out_problems_have_skeletons_of_their_own() -> None:
+    rng = random.Random(5)
+    known = {skeleton(arithmetic.drawn(rng).question) for _ in range(2000)}
+    items = held_out.near_items(arithmetic.drawn, known, "a seed")
+    shapes = {skeleton(item.question) for item in items}
+    assert len(shapes) == held_out.ITEMS and not shapes & known
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Tom has 3 red apples.", "Mary has 120 blue pears."), ("He sold twelve cakes.", "He sold 5 pies.")],
+)
+def test_a_skeleton_masks_numbers_names_and_nouns_only(one: str, other: str) -> None:
+    assert skeleton(one) == skeleton(other) != skeleton(other.replace("has", "had").replace("sold", "sells"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "items"),
+    [("gsm8k-nano-far", "test", held_out.far_items), ("gsm8k-nano-far", "train", arithmetic.few_shot_pool),
+     ("gsm8k-nano", "train", arithmetic.few_shot_pool)],
+)  # fmt: skip
+def test_shipped_problems_are_the_generators(folder: str, name: str, items) -> None:
+    assert _problems(folder, name) == items()
 
 
 def test_shipped_battery_is_the_generators() -> None:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from ds4bench.embedded.chat.special_tokens import BOS, EOS
-from ds4bench.embedded.training.data import held_out_templates, scenes, stories, train_templates
+from ds4bench.embedded.training.data import held_out, scenes, stories, train_templates
 from ds4bench.embedded.training.data.chat import answer, opening
 from ds4bench.embedded.training.data.examples import Example
 from ds4bench.embedded.training.data.problems import Problem
+from ds4bench.embedded.training.data.skeleton import skeleton
 
-HELD_OUT_ITEMS = 200
-HELD_OUT_SEED = "gsm8k-nano test 1"
 _FEW_SHOT_SEED = "gsm8k-nano train 1"
 _FEW_SHOT_ITEMS = 200
 
 
 def problem(rng: random.Random) -> Problem:
-    """A problem to train on; never one of the held-out items (their templates differ, and seeds too)."""
+    """A problem to train on: none with the skeleton of an item of gsm8k-nano."""
+    excluded = held_out.skeletons()
+    while skeleton((item := drawn(rng)).question) in excluded:
+        pass
+    return item
+
+
+def drawn(rng: random.Random) -> Problem:
+    """A problem of any kind."""
     kind = rng.random()
     if kind < 0.45:
         return scenes.scene(rng)
@@ -57,18 +65,6 @@ def conversation(rng: random.Random, room: int) -> Example:
     return example
 
 
-def held_out() -> list[Problem]:
-    """The 200 items of gsm8k-nano: no two alike, templates in turn."""
-    rng = random.Random(HELD_OUT_SEED)  # noqa: S311 - test data
-    items: dict[str, Problem] = {}
-    turn = 0
-    while len(items) < HELD_OUT_ITEMS:
-        item = held_out_templates.TEMPLATES[turn % len(held_out_templates.TEMPLATES)].draw(rng)
-        items.setdefault(item.question, item)
-        turn += 1
-    return list(items.values())
-
-
 def few_shot_pool() -> list[Problem]:
     """Solved problems of the training templates that a 5-shot prompt takes its examples from."""
     rng = random.Random(_FEW_SHOT_SEED)  # noqa: S311 - test data
@@ -76,9 +72,18 @@ def few_shot_pool() -> list[Problem]:
     return [templates[i % len(templates)].draw(rng) for i in range(_FEW_SHOT_ITEMS)]
 
 
-def write(folder: Path) -> None:
-    """Write ``test.jsonl`` and ``train.jsonl`` as GSM8K's files have them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, items in (("test", held_out()), ("train", few_shot_pool())):
-        lines = [json.dumps({"question": item.question, "answer": item.answer}) for item in items]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+def write(prompts: Path) -> None:
+    """Write the files of gsm8k-nano-far and the few-shot examples of both sets, as GSM8K's files have them.
+
+    ``gsm8k-nano/test.jsonl`` is not written: it is the record of what training must leave out (``held_out``).
+    """
+    for name in ("gsm8k-nano", "gsm8k-nano-far"):
+        (prompts / name).mkdir(parents=True, exist_ok=True)
+        write_lines(prompts / name / "train.jsonl", few_shot_pool())
+    write_lines(prompts / "gsm8k-nano-far" / "test.jsonl", held_out.far_items())
+
+
+def write_lines(path: Path, items: Sequence[Problem]) -> None:
+    """Problems as JSON lines."""
+    lines = [json.dumps({"question": item.question, "answer": item.answer}) for item in items]
+    path.write_text("\n".join(lines) + "\n")

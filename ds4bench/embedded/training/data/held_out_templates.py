@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (tables of text: one entry a line)
-"""Templates of the 200 items of ``gsm8k-nano`` (form: ``problems``). Never trained on."""
+"""Templates of the 200 items of ``gsm8k-nano-far`` (form: ``problems``). Never trained on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,99 @@
+"""A/A runs of one build with a restart before each, and the noise of every comparing rule from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ds4bench.core import Noise, RunData
+from ds4bench.errors import SpecError, StoreError, TargetError
+from ds4bench.run_session import Prepared, TargetOptions, fit_for_baseline, judged, measure, started
+from ds4bench.spec.load import EffectiveGate
+from ds4bench.store import runs
+from ds4bench.verdicts.evidence import gather
+from ds4bench.verdicts.foresight import levels_of
+from ds4bench.verdicts.rules.comparison import comparing_rules, spread
+
+if TYPE_CHECKING:
+    from ds4bench.report.progress import Progress
+    from ds4bench.verdicts.rules.comparison import ComparingRule
+
+
+@dataclass(frozen=True)
+class RuleNoise:
+    """One rule's measured noise, in words too. ``refusal``: why its margin cannot be judged with it."""
+
+    rule: str
+    noise: Noise
+    measured: str
+    sight: str
+    refusal: str | None
+
+
+async def measure_sessions(
+    prepared: Prepared, target: TargetOptions, count: int, progress: Progress
+) -> list[RunData]:  # fmt: skip
+    """``count`` runs, each on a freshly started serve. Raises TargetError for a serve that cannot be restarted, StoreError
+    for a run that is not fit to measure noise with."""
+    if target.name == "attach":
+        raise TargetError("calibrate restarts the serve between its runs and cannot restart one that it did not launch")
+    found = []
+    for number in range(count):
+        run_id = prepared.new_run_id()
+        progress.note(f"session {number + 1} of {count}: run {run_id}")
+        async with started(target, runs.run_folder(run_id) / "serve.log", run_id, progress) as serve:
+            run = await measure(prepared, serve, progress, run_id=run_id, role="calibration")
+        found.append(_fit(prepared.gate, run))
+    return found
+
+
+def stored_sessions(gate: EffectiveGate, run_ids: Sequence[str]) -> list[RunData]:
+    """Runs that were made before, one session each. Raises StoreError when they are not of this measurement."""
+    found = [runs.load_run(run_id) for run_id in run_ids]
+    for run in found:
+        if run.manifest.measurement_hash != gate.measurement_hash:
+            raise StoreError(f"run {run.manifest.run_id} is another measurement than {gate.spec.name} ({gate.profile})")
+    if len({run.manifest.run_id for run in found}) < len(found):
+        raise StoreError("a run is named twice: it would show less noise than there is")
+    return [_fit(gate, run) for run in found]
+
+
+def noise_of(gate: EffectiveGate, sessions: Sequence[RunData]) -> list[RuleNoise]:
+    """The noise of each comparing rule, and what it can see with it. Raises SpecError for a gate without such rules,
+    StoreError for too few sessions or values that are not there."""
+    rules = comparing_rules(gate.spec)
+    if not rules:
+        raise SpecError(f"gate {gate.spec.name} has no rule that compares a time with a baseline: nothing to calibrate")
+    return [_rule_noise(rule, gate, sessions) for rule in rules]
+
+
+def _rule_noise(rule: ComparingRule, gate: EffectiveGate, sessions: Sequence[RunData]) -> RuleNoise:
+    from ds4bench.stats import mde
+    from ds4bench.stats.calibration import calibrate
+
+    cells = gate.spec.matrix.cells()
+    try:
+        tables = [levels_of(rule, [row for _, row in gather(gate, run, None).answered()], cells) for run in sessions]
+        measured = calibrate(tables)
+    except ValueError as error:
+        raise StoreError(f"rule {rule.name} cannot be calibrated: {error}") from None
+    noise = Noise(
+        sessions=measured.sessions, repeats=measured.repeats, repeat_cv=measured.repeat_cv,
+        session_cv=measured.session_cv, session_cv_upper=measured.session_cv_upper, confidence=measured.confidence,
+        created=runs.utc_now(), runs=[run.manifest.run_id for run in sessions],
+    )  # fmt: skip
+    seen = spread(noise, gate.spec.repeats.count, gate.spec.repeats.count)
+    return RuleNoise(
+        rule.name, noise, f"{rule.name}: {measured.sentence}", f"{rule.name}: {mde.sentence(seen, 'this noise')}",
+        mde.refusal(rule.margin, seen, "this noise"),
+    )  # fmt: skip
+
+
+def _fit(gate: EffectiveGate, run: RunData) -> RunData:
+    outcome = judged(gate, run, None)
+    if not fit_for_baseline(gate, outcome):
+        raise StoreError(
+            f"run {run.manifest.run_id} cannot show noise, it is {outcome.verdict.verdict}: {outcome.verdict.sentence}"
+        )
+    return run

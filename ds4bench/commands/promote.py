@@ -1,0 +1,119 @@
+"""``ds4bench promote``: a suite of gates to one promotion verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ds4bench.commands.gate import INTERRUPTED
+from ds4bench.errors import SpecError
+from ds4bench.run_session import RunInterruptedError, TargetOptions
+from ds4bench.spec.suite import load_suite
+from ds4bench.store import suite_runs
+from ds4bench.suite_runner import SuiteRunner, lines_of, make_jobs
+from ds4bench.targets.choice import Serving
+from ds4bench.verdicts.exit_codes import EXIT
+from ds4bench.verdicts.promotion import Promotion, promotion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The forms in which an outcome was asked for."""
+
+    json: bool = False
+    quiet: bool = False
+    junit: str | None = None
+    summary: str | None = None
+
+
+@dataclass(frozen=True)
+class PromoteOptions:
+    """The options of ``ds4bench promote``, as given. ``data`` are ``GATE=PATH``."""
+
+    suite: str | None
+    target: TargetOptions
+    baseline: str
+    data: tuple[str, ...]
+    resume: str | None
+    reports: Reports
+
+
+def run_promote(options: PromoteOptions) -> int:
+    """Run the suite and print its report; returns the exit code. Raises Ds4BenchError for bad options or targets."""
+    from ds4bench.report.progress import make_progress
+
+    state, target = _state(options)
+    target.check()
+    suite = load_suite(state.suite)
+    jobs = make_jobs(suite, _paths(state.asked.get("data")), state.gates)
+    state.gates = [job.record for job in jobs]
+    progress = make_progress(quiet=options.reports.quiet or options.reports.json)
+    try:
+        asyncio.run(SuiteRunner(jobs, target, state.baseline, state, progress).run())
+    except RunInterruptedError:
+        progress.note(f"interrupted; everything finished is kept: ds4bench promote --resume {state.run_id}")
+        return INTERRUPTED
+    outcome = promotion(lines_of(jobs))
+    report(outcome, {"suite": suite.name, "suite_run": state.run_id}, suite.name, options.reports)
+    return EXIT[outcome.verdict]
+
+
+def report(outcome: Promotion, head: Mapping[str, Any], suite: str, reports: Reports) -> None:
+    """The outcome in every form that was asked for."""
+    from ds4bench.report.junit import write_junit
+    from ds4bench.report.promotion import report_promotion
+    from ds4bench.report.summary import append_summary
+
+    if reports.junit:
+        write_junit(reports.junit, outcome, suite)
+    if reports.summary:
+        append_summary(reports.summary, outcome, head)
+    report_promotion(outcome, head, as_json=reports.json, quiet=reports.quiet)
+
+
+def data_paths(pairs: Sequence[str]) -> dict[str, str]:
+    """``GATE=PATH`` by gate. Raises SpecError."""
+    wrong = [pair for pair in pairs if not all(pair.partition("="))]
+    if wrong:
+        raise SpecError(f"--data {wrong[0]}: in a suite it needs the form GATE=PATH, e.g. mt-bench=question.jsonl")
+    return {gate: path for gate, _, path in (pair.partition("=") for pair in pairs)}
+
+
+def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]:
+    """The suite run to begin or to go on with, and who answers."""
+    target = options.target
+    if options.resume is not None:
+        state = suite_runs.load(options.resume)
+        if options.suite is not None and options.suite != state.suite:
+            raise SpecError(f"suite run {options.resume} is of suite {state.suite}, not {options.suite}")
+        state.died = None
+        stored: Any = state.asked
+        flags = tuple(str(flag) for flag in stored["serve_args"])
+        serving = Serving(stored["engine_python"], stored["serve_profile"], stored["port"])
+        return state, TargetOptions(stored["target"], stored["url"], stored["model"], flags, serving)
+    suite = options.suite or "promotion"
+    asked: dict[str, object] = {
+        "target": target.name,
+        "url": target.url,
+        "model": target.model,
+        "serve_args": list(target.serve_args),
+        "engine_python": target.serving.engine_python,
+        "serve_profile": target.serving.profile,
+        "port": target.serving.port,
+        "data": data_paths(options.data),
+    }
+    name = load_suite(suite).name
+    state = suite_runs.SuiteRun(
+        schema=suite_runs.SCHEMA, run_id=suite_runs.new_suite_id(name), suite=suite, baseline=options.baseline,
+        asked=asked, gates=[],
+    )  # fmt: skip
+    return state, target
+
+
+def _paths(stored: object) -> dict[str, str]:
+    return {str(gate): str(path) for gate, path in stored.items()} if isinstance(stored, dict) else {}

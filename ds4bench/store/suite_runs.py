@@ -1,0 +1,83 @@
+"""What a suite has done so far, one file a suite run: enough to go on after a kill. Rows stay in the gates' run folders."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from ds4bench.errors import StoreError
+from ds4bench.paths import state_dir
+
+SCHEMA = 1
+
+
+class SuiteGate(msgspec.Struct, kw_only=True):
+    """One gate: the runs that it has begun, and whether they need nothing more.
+
+    ``skipped`` says why the serve cannot run it, ``refused`` why its rules could not judge it.
+    """
+
+    gate: str
+    profile: str
+    baseline_run: str | None = None
+    run: str | None = None
+    done: bool = False
+    skipped: str | None = None
+    refused: str | None = None
+    seconds: float = 0.0
+
+
+class SuiteRun(msgspec.Struct, kw_only=True):
+    """``suite.json``: the suite, what it was asked with, and its gates in order."""
+
+    schema: int
+    run_id: str
+    suite: str
+    baseline: str
+    asked: dict[str, object]
+    gates: list[SuiteGate]
+    died: str | None = None  # why the serve was lost, when it was
+
+
+def suites_dir() -> Path:
+    """Where suite runs are kept."""
+    return state_dir() / "suites"
+
+
+def new_suite_id(suite: str) -> str:
+    """A name that sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{suite}-{secrets.token_hex(2)}"
+
+
+def folder_of(run_id: str) -> Path:
+    """The folder of a suite run; need not exist."""
+    return suites_dir() / run_id
+
+
+def save(run: SuiteRun) -> None:
+    """Write the state whole or not at all."""
+    path = folder_of(run.run_id) / "suite.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
+    partial.replace(path)
+
+
+def load(run_id: str) -> SuiteRun:
+    """Read it back. Raises StoreError for an unknown or damaged one."""
+    path = folder_of(run_id) / "suite.json"
+    try:
+        run = msgspec.json.decode(path.read_bytes(), type=SuiteRun)
+    except FileNotFoundError:
+        known = sorted((p.name for p in suites_dir().glob("*")), reverse=True)[:3] if suites_dir().is_dir() else []
+        raise StoreError(
+            f"no suite run {run_id!r} in {suites_dir()}; the newest: {', '.join(known) or 'none'}"
+        ) from None
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"{path}: damaged or of another version: {error}") from error
+    if run.schema != SCHEMA:
+        raise StoreError(f"{path} has schema {run.schema}, this ds4bench reads {SCHEMA}")
+    return run

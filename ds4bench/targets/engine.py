@@ -1,0 +1,247 @@
+"""vLLM or SGLang, launched for one run from an interpreter of its own and stopped with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ds4bench.client.control import ControlClient
+from ds4bench.core import Fingerprint
+from ds4bench.errors import TargetError
+from ds4bench.targets import preflight
+from ds4bench.targets.base import Endpoint, Report
+from ds4bench.targets.identify import Identity, identify
+from ds4bench.targets.launched import ServeProcess
+from ds4bench.targets.log_reading import LogFollower
+from ds4bench.targets.profile import TargetProfile, command_line, with_extra
+from ds4bench.targets.ready import first_token
+
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Exactly what is run: ``command`` with every flag, ``environment`` on top of the user's own, and where it listens."""
+
+    profile: TargetProfile
+    model: str
+    python: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    host: str
+    port: int
+
+    @property
+    def base_url(self) -> str:
+        """Where the serve answers; an address that means all of them is asked on loopback."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
+        return f"http://{host}:{self.port}"
+
+    def shell_text(self) -> str:
+        """The same for a shell, environment first."""
+        words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*words, shlex.join(self.command)])
+
+
+def plan_launch(
+    profile: TargetProfile,
+    model: str,
+    extra: Sequence[str] = (),
+    *,
+    engine_python: str | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Launch:
+    """What would be run. Starts nothing; raises TargetError for an interpreter, model or flag that cannot be right.
+
+    ``port`` None: a free one. ``extra`` are the engine's own flags, which win over the profile's. ``environment`` comes on
+    top of the profile's (a kernel plugin's switches, for example).
+    """
+    python = preflight.interpreter(engine_python)
+    preflight.check_model(model)
+    flags, words = with_extra(profile, extra)
+    chosen = port if port is not None else preflight.free_port()
+    values = {"python": python, "model": model, "host": host, "port": str(chosen)}
+    command = [word.format(**values) for word in profile.command]
+    return Launch(
+        profile=profile,
+        model=model,
+        python=python,
+        command=(*command, *command_line(flags), *words),
+        environment={**profile.environment, **(environment or {})},
+        host=host,
+        port=chosen,
+    )
+
+
+class EngineTarget:
+    """An engine in a process group of its own, its output in ``log_path``.
+
+    ``on_log`` (None: what ``start`` reports to) gets each line of the log while the engine starts, with ``follow_on`` until
+    it is stopped.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        log_path: Path,
+        *,
+        hardware: Mapping[str, Any] | None = None,
+        on_log: Callable[[str], None] | None = None,
+        follow_on: bool = False,
+        ready_deadline_s: float | None = None,
+        grace_s: float | None = None,
+    ) -> None:
+        self.launch = launch
+        self.name = launch.profile.engine
+        self._hardware = hardware
+        self._on_log = on_log
+        self._follow_on = follow_on
+        self._follower: asyncio.Task[None] | None = None
+        self._deadline_s = ready_deadline_s or launch.profile.ready_deadline_s
+        self._report: Report = lambda _: None
+        self._process = ServeProcess(
+            launch.command,
+            log_path,
+            name=f"the {launch.profile.engine} serve",
+            environment=launch.environment,
+            grace_s=grace_s or launch.profile.grace_s,
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine's first process, which is also the group's; None before the start."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether the engine's first process runs."""
+        return self._process.alive()
+
+    def death_note(self) -> str | None:
+        """Exit code or signal, known cause and last words; None while it runs, and if we stopped it."""
+        return self._process.death_note()
+
+    async def start(self, report: Report) -> Endpoint:
+        """Show the command, launch it, wait for a token. Raises TargetError with the log's last lines when none comes."""
+        self._report = report
+        if self._on_log is None:
+            self._on_log = lambda line: report(f"  {line}")
+        launch, module = self.launch, self.launch.profile.module
+        version = preflight.engine_version(launch.python, module) if module else None
+        preflight.check_port(launch.host, launch.port)
+        report(f"launching: {launch.shell_text()}")
+        started = time.monotonic()
+        self._process.launch()
+        self._follower = asyncio.create_task(self._follow())
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                found = await self._answering()
+            report(f"a token came back after {time.monotonic() - started:.0f} s")
+        except TimeoutError:
+            await self._stop_after(self._process.too_late("no token came back", self._deadline_s))
+        except BaseException:
+            await self.stop()
+            raise
+        if not self._follow_on:
+            self._follower.cancel()
+        return Endpoint(
+            base_url=launch.base_url,
+            model=found.model,
+            dialect=found.dialect,
+            fingerprint=launched_fingerprint(found.fingerprint, launch, version),
+            max_model_len=found.max_model_len,
+        )
+
+    async def stop(self) -> None:
+        """End everything that the launch started; what survived, or still holds a GPU, is named."""
+        if self._follower is not None:
+            self._follower.cancel()
+        for line in await self._process.stop():
+            self._report(line)
+
+    async def _stop_after(self, reason: str) -> None:
+        await self.stop()
+        raise TargetError(reason)
+
+    async def _answering(self) -> Identity:
+        """The serve's identity once a completion has given a token. ``/health`` can be fine while the engine is not."""
+        control = ControlClient(self.launch.base_url, timeout_s=self._deadline_s)
+        try:
+            while True:
+                self._process.check_running()
+                with contextlib.suppress(TargetError):
+                    if await control.get_json("/v1/models") is not None:
+                        break
+                await asyncio.sleep(_POLL_S)
+            self._report("the port is open; waiting for a token")
+            found = await identify(control, hardware=self._hardware)
+            await first_token(control, found.model)
+            return found
+        except TargetError:
+            await self._process.check_running_soon()
+            raise
+        finally:
+            await control.close()
+
+    async def _follow(self) -> None:
+        """Hand on what the engine logs."""
+        follower = LogFollower(self._process.log_path, self._process.log_start)
+        while True:
+            for line in follower.new_lines():
+                if self._on_log is not None and line.strip():
+                    self._on_log(line)
+            await asyncio.sleep(_POLL_S)
+
+
+def launched_fingerprint(told: Fingerprint, launch: Launch, version: str | None) -> Fingerprint:
+    """What the serve says of itself, completed by the flags that it was launched with."""
+    flags = _given_flags(launch.command)
+    profile = launch.profile
+    return msgspec.structs.replace(
+        told,
+        engine=profile.engine,
+        engine_version=told.engine_version or version,
+        prefix_caching=_prefix_caching(profile.engine, flags) if told.prefix_caching is None else told.prefix_caching,
+        speculative=told.speculative or _speculative(flags),
+        weights="random" if flags.get("load-format") == "dummy" else told.weights,
+        flags={**told.flags, **flags, "profile": profile.name, "environment": dict(launch.environment)},
+    )
+
+
+def _given_flags(command: Sequence[str]) -> dict[str, Any]:
+    """Flag -> value of a command line, without address and port, which do not change a measurement."""
+    flags: dict[str, Any] = {}
+    words = list(command)
+    for place, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        name, equals, value = word[2:].partition("=")
+        following = words[place + 1] if place + 1 < len(words) else "--"
+        flags[name] = value if equals else (True if following.startswith("--") else following)
+    return {name: value for name, value in flags.items() if name not in ("host", "port", "model-path")}
+
+
+def _prefix_caching(engine: str, flags: Mapping[str, Any]) -> bool | None:
+    """Both engines cache prefixes unless told not to."""
+    if engine == "vllm":
+        return "no-enable-prefix-caching" not in flags
+    return "disable-radix-cache" not in flags if engine == "sglang" else None
+
+
+def _speculative(flags: Mapping[str, Any]) -> str | None:
+    text = flags.get("speculative-config")
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        config = json.loads(str(text))
+        return f"{config.get('method', 'unknown')}-{config.get('num_speculative_tokens', '?')}"
+    algorithm = flags.get("speculative-algorithm")
+    return str(algorithm) if algorithm else None

@@ -1,0 +1,142 @@
+"""Request timings of real runs, kept in small files, so that simulated promotions can be repeated anywhere.
+
+A file under ``results/trust/timings`` holds, for one gate and profile, the rule that is simulated and the run values it
+judges, [repeats, strata] (``ratio``) or [repeats, cells] (``geomean_ratio``). Repeats of several sessions are put on the
+level of the first: what one build differs by from session to session is the simulation's own parameter. It is estimated
+here in two ways, both free of what the repeats' own noise adds: over all sessions, and between neighbours in time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from ds4bench.core import RunData
+from ds4bench.errors import StoreError
+from ds4bench.measures import measured_rows
+from ds4bench.spec.load import EffectiveGate, effective_from_dict
+from ds4bench.verdicts.rules.comparison import comparing_rules
+from ds4bench.verdicts.rules.geomean_ratio import run_means
+from ds4bench.verdicts.rules.ratio import strata
+
+if TYPE_CHECKING:
+    from ds4bench.spec.rules import GeomeanRatioRule, RatioRule
+
+SCHEMA = 1
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of one rule of one gate. ``columns`` is the cell of each column of ``values``.
+
+    ``spread`` and ``neighbours`` are standard deviations of sessions in logarithms, None with one session.
+    """
+
+    schema: int
+    gate: str
+    profile: str
+    rule: str
+    kind: str
+    metric: str
+    margin: float
+    cell_margin: float | None
+    session_cv: float
+    repeats: int  # of a promotion, by the gate file
+    extend_to: int | None
+    runs: list[str]
+    machine: str
+    spread: float | None
+    neighbours: float | None
+    columns: list[str]
+    values: list[list[float]]
+
+
+def of_runs(runs: Sequence[RunData]) -> Timings:
+    """Timings of complete runs of one gate. Raises StoreError when they are not of one measurement or have no ratio rule."""
+    if len({run.manifest.measurement_hash for run in runs}) != 1:
+        raise StoreError("these runs are not of one measurement: " + ", ".join(run.manifest.run_id for run in runs))
+    gate = effective_from_dict(runs[0].manifest.effective_gate)
+    rules = comparing_rules(gate.spec)
+    if not rules:
+        raise StoreError(f"gate {gate.spec.name} has no rule that compares times with a baseline")
+    rule = rules[0]
+    runs = sorted(runs, key=lambda run: run.manifest.created)
+    tables = [_table(gate, rule, run) for run in runs]
+    columns = _columns(gate, rule, tables[0][1])
+    levels, spreads = _levels([values for values, _ in tables])
+    values = [row for (table, _), level in zip(tables, levels, strict=True) for row in _moved(table, levels[0] - level)]
+    fingerprint = runs[0].manifest.fingerprint
+    hardware = fingerprint.hardware if fingerprint is not None else {}
+    return Timings(
+        schema=SCHEMA, gate=gate.spec.name, profile=gate.profile, rule=rule.name, kind=rule.kind, metric=rule.metric,
+        margin=rule.margin, cell_margin=_cell_margin(rule), session_cv=rule.session_cv, repeats=gate.spec.repeats.count,
+        extend_to=gate.spec.repeats.extend_to, runs=[run.manifest.run_id for run in runs],
+        machine=f"{hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores",
+        spread=spreads[0], neighbours=spreads[1],
+        columns=columns, values=values,
+    )  # fmt: skip
+
+
+def _levels(tables: Sequence[Sequence[Sequence[float]]]) -> tuple[list[float], tuple[float | None, float | None]]:
+    """Log levels of sessions in the order of time, and how much they differ: over all, and from one to the next.
+
+    The variance of levels, and half the mean square of successive differences (von Neumann 1941), each less the variance
+    that the mean of a session's repeats has by itself.
+    """
+    repeats = [np.log(table).mean(axis=1) for table in tables]
+    levels = np.array([float(values.mean()) for values in repeats])
+    if len(levels) < 2:
+        return levels.tolist(), (None, None)
+    own = fmean(float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0 for values in repeats)
+    over_all, successive = float(levels.var(ddof=1)), float((np.diff(levels) ** 2).mean()) / 2
+    return levels.tolist(), (math.sqrt(max(over_all - own, 0.0)), math.sqrt(max(successive - own, 0.0)))
+
+
+def write(timings: Timings, folder: Path) -> Path:
+    """Keep timings, one repeat a line."""
+    plain = msgspec.to_builtins(timings)
+    values = plain.pop("values")
+    head = msgspec.json.format(msgspec.json.encode(plain), indent=2).decode().removesuffix("\n}")
+    rows = ",\n    ".join(msgspec.json.encode([round(value, 6) for value in row]).decode() for row in values)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{timings.gate}-{timings.profile}.json"
+    path.write_text(f'{head},\n  "values": [\n    {rows}\n  ]\n}}\n')
+    return path
+
+
+def read(path: Path) -> Timings:
+    """Read a file. Raises StoreError that names it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Timings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StoreError(f"{path}: not a file of timings: {error}") from error
+
+
+def _table(
+    gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, run: RunData
+) -> tuple[list[list[float]], list[int]]:
+    """Values [repeats, columns] of a run, and how many columns each cell has."""
+    rows, cells = measured_rows(run), gate.spec.matrix.cells()
+    try:
+        if rule.kind == "geomean_ratio":
+            return run_means(rows, cells, rule.metric), [1] * len(cells)
+        return strata(rows, cells, rule.metric), [len(strata(rows, [cell], rule.metric)[0]) for cell in cells]
+    except (ValueError, IndexError) as error:
+        raise StoreError(f"run {run.manifest.run_id}: {error}") from error
+
+
+def _columns(gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, counts: Sequence[int]) -> list[str]:
+    return [cell.id for cell, count in zip(gate.spec.matrix.cells(), counts, strict=True) for _ in range(count)]
+
+
+def _cell_margin(rule: RatioRule | GeomeanRatioRule) -> float | None:
+    return rule.cell_margin if rule.kind == "geomean_ratio" else rule.per_cell_margin
+
+
+def _moved(table: Sequence[Sequence[float]], by: float) -> list[list[float]]:
+    return [[value * math.exp(by) for value in row] for row in table]

@@ -1,0 +1,144 @@
+"""``agreement``: greedy replies against a stored reference, place by place, up to the first low-margin fork.
+
+Two sound engines differ in rounding, so where two tokens are nearly as likely they may choose differently, and everything
+behind such a fork differs for no fault of theirs. A place counts while the replies before it are equal. Where the tokens
+differ and the reference's best two are at least ``fork_margin_nats`` apart, it is a disagreement; nearer, it is a fork, which
+is no evidence. Either way the comparison of this reply ends there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ds4bench.core import RuleResult, ScriptRow, Verdict
+from ds4bench.verdicts.evidence import Evidence
+from ds4bench.verdicts.wording import percent
+
+if TYPE_CHECKING:
+    from ds4bench.spec.rules import AgreementRule
+
+_ROUNDING = 1e-9
+_AGAIN = "prompts sent again"
+
+
+class Agreement(NamedTuple):
+    """One reply: places that count, how many of them agree, and of each place overlap (0..1) and logprob error (nats)."""
+
+    places: int
+    agreed: int
+    overlaps: list[float]
+    errors: list[float]
+    forked: bool
+    length: int
+
+
+def judge(rule: AgreementRule, evidence: Evidence) -> list[RuleResult]:
+    """Top-1 agreement, overlap of the likeliest tokens and error of their logprobs over all replies, then each cell's."""
+    baseline = evidence.baseline
+    if baseline is None:
+        return [_undecided(rule, "; ".join(evidence.refusal) or "no baseline")]
+    reference = {script.key: script for script in baseline.scripts if script.repeat == 0}
+    pairs = [(script, reference.get(script.key)) for script in evidence.scripts()]
+    other = [ours.key for ours, theirs in pairs if theirs is None or _text(ours) != _text(theirs)]
+    if other or not pairs:
+        return [_undecided(rule, f"{baseline.name} has no reply to the same text for {', '.join(other[:3]) or 'any'}")]
+    cells: dict[str, list[Agreement]] = {}
+    again: list[Agreement] = []
+    for ours, theirs in pairs:
+        wanted = _detail(theirs).get("replies", []) if theirs is not None else []
+        found = [compare(a, b, rule.fork_margin_nats) for a, b in zip(_detail(ours)["replies"], wanted, strict=False)]
+        cells.setdefault(ours.cell, []).extend(found)
+        again += found[1:]
+    single = [_result(rule, replies, baseline.name, cell) for cell, replies in cells.items()]
+    if again:  # apart, since replies to prompts that were cold would dilute what goes wrong behind a cache hit
+        single.append(_result(rule, again, baseline.name, _AGAIN))
+    return [_result(rule, [a for replies in cells.values() for a in replies], baseline.name, None), *single]
+
+
+def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], fork_margin_nats: float) -> Agreement:
+    """Two replies to one prompt, each ``tokens`` and ``top`` (token -> logprob in nats) of every place."""
+    agreed = 0
+    overlaps: list[float] = []
+    errors: list[float] = []
+    places = list(zip(ours["tokens"], theirs["tokens"], ours["top"], theirs["top"], strict=False))
+    length = max(len(theirs["tokens"]), 1)
+    for token, wanted, top, reference in places:
+        overlaps.append(overlap(top, reference))
+        errors.append(logprob_error(top, reference))
+        if token == wanted:
+            agreed += 1
+            continue
+        forked = margin(reference) < fork_margin_nats
+        return Agreement(agreed + (not forked), agreed, overlaps, errors, forked, length)
+    return Agreement(agreed, agreed, overlaps, errors, forked=False, length=length)
+
+
+def overlap(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
+    """Share of the likeliest tokens that both name."""
+    return len(ours.keys() & theirs.keys()) / max(len(ours), len(theirs), 1)
+
+
+def logprob_error(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
+    """Mean |difference| of the logprobs of common tokens in nats, weighted by the reference's probabilities."""
+    common = ours.keys() & theirs.keys()
+    weight = math.fsum(math.exp(theirs[token]) for token in common)
+    if weight <= 0:
+        return math.inf
+    return math.fsum(math.exp(theirs[token]) * abs(ours[token] - theirs[token]) for token in common) / weight
+
+
+def margin(top: Mapping[str, float]) -> float:
+    """How far the best token is above the second, in nats."""
+    best = sorted(top.values(), reverse=True)
+    return best[0] - best[1] if len(best) > 1 else math.inf
+
+
+def _result(rule: AgreementRule, replies: Iterable[Agreement], name: str, cell: str | None) -> RuleResult:
+    replies = list(replies)
+    places, agreed = sum(a.places for a in replies), sum(a.agreed for a in replies)
+    seen = places / max(sum(a.length for a in replies), 1)
+    overlaps = [value for a in replies for value in a.overlaps]
+    errors = [value for a in replies for value in a.errors]
+    top1 = agreed / places if places else 0.0
+    shared, error = (fmean(overlaps), fmean(errors)) if overlaps else (0.0, math.inf)
+    broken = _broken(rule, top1 if places else None, shared, error)
+    verdict = Verdict.FAIL if broken else Verdict.PASS
+    note = ""
+    if not broken and seen < rule.least_compared:
+        verdict = Verdict.INCONCLUSIVE
+        note = f"; at least {percent(rule.least_compared)} must be compared"
+    forks = sum(a.forked for a in replies)
+    lead = f"{cell}: " if cell else ""
+    sentence = (
+        f"{lead}top-1 agrees with {name} in {percent(top1, 1)} of {places} places ({percent(seen)} of all, {forks} of "
+        f"{len(replies)} replies fork at a low margin), top-k overlap {percent(shared, 1)}, logprobs off by {error:.3f} nat"
+        f"{'; ' + ', '.join(broken) if broken else ''}{note}: {verdict}"
+    )
+    return RuleResult(rule=rule.name, verdict=verdict, sentence=sentence, cell=cell, primary=cell is None)
+
+
+def _broken(rule: AgreementRule, top1: float | None, shared: float, error: float) -> list[str]:
+    found: Sequence[tuple[bool, str]] = (
+        (
+            top1 is not None and top1 < rule.top1_at_least - _ROUNDING,
+            f"top-1 at least {percent(rule.top1_at_least, 1)}",
+        ),
+        (shared < rule.overlap_at_least - _ROUNDING, f"overlap at least {percent(rule.overlap_at_least, 1)}"),
+        (error > rule.error_at_most_nats + _ROUNDING, f"logprobs within {rule.error_at_most_nats:g} nat"),
+    )
+    return [f"asked is {words}" for is_broken, words in found if is_broken]
+
+
+def _detail(script: ScriptRow) -> Mapping[str, Any]:
+    return script.answer.detail if script.answer is not None else {"replies": []}
+
+
+def _text(script: ScriptRow) -> object:
+    return _detail(script).get("text")
+
+
+def _undecided(rule: AgreementRule, why: str) -> RuleResult:
+    return RuleResult(rule=rule.name, verdict=Verdict.INCONCLUSIVE, sentence=f"{why}: INCONCLUSIVE")

@@ -1,0 +1,66 @@
+"""Suite files: names alone are enough, mistakes are told with their line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ds4bench.errors import SpecError
+from ds4bench.spec.load import list_gates, load_gate
+from ds4bench.spec.suite import list_suites, load_suite
+
+ROOT = Path(__file__).parents[2]
+
+
+def mistake(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_suite(str(path))
+    return str(caught.value).replace(str(tmp_path), "")
+
+
+def test_a_gate_may_be_just_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\ntitle: t\nprofile: smoke\ngates:\n  - random\n  - {gate: soak, profile: full, may_skip: true}\n"
+    )
+    suite = load_suite(str(path))
+    assert [(entry.gate, suite.profile_of(entry), entry.may_skip) for entry in suite.gates] == [
+        ("random", "smoke", False),
+        ("soak", "full", True),
+    ]
+
+
+@pytest.mark.parametrize("suite", list_suites(ROOT / "gates" / "suites"), ids=lambda suite: suite.name)
+def test_every_shipped_suite_names_gates_that_exist_in_profiles_that_they_have(suite: object) -> None:
+    for entry in suite.gates:  # type: ignore[attr-defined]
+        profile = suite.profile_of(entry)  # type: ignore[attr-defined]
+        gate = load_gate(entry.gate, profile=profile, overrides=entry.overrides, directory=ROOT / "gates")
+        assert gate.spec.matrix.cells()
+
+
+def test_smoke_and_promotion_hold_every_gate() -> None:
+    names = {gate.name for gate in list_gates(ROOT / "gates")}
+    for suite in ("smoke", "promotion"):
+        assert {entry.gate for entry in load_suite(suite, directory=ROOT / "gates" / "suites").gates} == names
+
+
+def test_mistakes_name_file_line_and_fix(tmp_path: Path) -> None:
+    head = "name: mine\ntitle: t\n"
+    assert mistake(tmp_path, head + "gates:\n  - random\n  - {gate: a, repeat: 3}\n").startswith(
+        "/mine.yaml:5: gates.1.repeat: unknown key; allowed: gate, profile"
+    )
+    assert mistake(tmp_path, head + "gates: []\n").startswith("/mine.yaml:3: gates: ")
+    assert mistake(tmp_path, head).startswith("/mine.yaml:1: gates: Field required")
+    assert "stands in the suite twice" in mistake(tmp_path, head + "gates: [random, random]\n")
+    assert mistake(tmp_path, "name: other\ntitle: t\ngates: [random]\n").startswith(
+        "/mine.yaml:1: name: 'other' must be"
+    )
+    assert mistake(tmp_path, "- a\n").startswith("/mine.yaml:1: a suite file must be a mapping")
+
+
+def test_an_unknown_suite_lists_those_there_are() -> None:
+    with pytest.raises(SpecError, match="known: nightly, promotion, smoke; did you mean 'smoke'"):
+        load_suite("smke", directory=ROOT / "gates" / "suites")

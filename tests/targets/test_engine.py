@@ -1,0 +1,237 @@
+"""Launching an engine: how it dies, what is said, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ds4bench.errors import TargetError
+from ds4bench.targets.engine import EngineTarget, plan_launch
+from ds4bench.targets.profile import load_profile
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE = Path(__file__).with_name("fake_engine.py")
+pytestmark = pytest.mark.integration
+
+PROFILE = f"""
+name: fake
+title: a process that stands for an engine
+engine: vllm
+kind: launch
+command: ['{{python}}', '{FAKE}', '{{model}}', --port, '{{port}}']
+validity_flags: {{enable-prompt-tokens-details: true}}
+ready_deadline_s: 20
+grace_s: 0.5
+"""
+GATE = """
+name: small
+title: Small prompts
+purpose: a gate that a fake engine can answer
+workload: long_context
+seed: 5
+request: {max_tokens: 3, deadline_s: 20}
+matrix: {prompt_tokens: [300], concurrency: [1]}
+warmup: {requests_per_cell: 1}
+repeats: {count: 8}
+rules:
+  - {name: failures, kind: zero_failures}
+"""
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    path = tmp_path / "fake.yaml"
+    path.write_text(PROFILE)
+    return path
+
+
+def target(
+    profile: Path, behaviour: str, *, deadline_s: float = 20.0, env: dict[str, str] | None = None
+) -> EngineTarget:
+    launch = plan_launch(load_profile("vllm", str(profile)), behaviour, environment=env)
+    return EngineTarget(launch, profile.parent / "serve.log", ready_deadline_s=deadline_s)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone_soon(*pids: int) -> bool:
+    deadline = time.monotonic() + 15
+    while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(runs(pid) for pid in pids)
+
+
+def fake_processes(folder: Path) -> list[int]:
+    """Processes of a fake engine launched from this test's folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if (
+                entry.name.isdigit()
+                and str(FAKE).encode() in (entry / "cmdline").read_bytes()
+                and runs(int(entry.name))
+            ):
+                found += [int(entry.name)] if (entry / "cwd").resolve() == folder.resolve() else []
+        except OSError:
+            continue
+    return found
+
+
+def ds4bench(folder: Path, *args: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "DS4BENCH_HOME": str(ROOT)}
+    command = [sys.executable, "-m", "ds4bench.cli", *args]
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+async def test_a_launched_engine_answers_with_its_flags_in_the_fingerprint_and_stops(profile: Path) -> None:
+    engine = target(profile, "healthy")
+    lines: list[str] = []
+    endpoint = await engine.start(lines.append)
+    assert (endpoint.model, endpoint.dialect.engine, endpoint.max_model_len) == ("fake", "vllm", 4096)
+    assert endpoint.fingerprint.flags["enable-prompt-tokens-details"] is True
+    assert endpoint.fingerprint.prefix_caching is True
+    assert any("launching: " in line and "fake_engine.py healthy" in line for line in lines)
+    assert engine.alive()
+    pid = engine.pid
+    await engine.stop()
+    assert pid is not None
+    assert gone_soon(pid)
+    assert engine.death_note() is None
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("unknown-model", "ended with exit code 1; unknown model"),
+        ("out-of-memory", "ended with exit code 1; out of GPU memory"),
+        ("odd-failure", "ValueError: No common block size for 16; its last words"),
+        ("first-token-kills", "ended with exit code 9; RuntimeError: the first request broke the engine"),
+    ],
+)
+async def test_an_engine_that_never_gets_ready_says_why(profile: Path, behaviour: str, words: str) -> None:
+    engine = target(profile, behaviour)
+    with pytest.raises(TargetError, match=words):
+        await engine.start(lambda _: None)
+    assert engine.pid is not None
+    assert gone_soon(engine.pid)
+
+
+async def test_an_engine_that_hangs_while_loading_is_given_up_and_stopped(profile: Path) -> None:
+    engine = target(profile, "hangs", deadline_s=1.5)
+    with pytest.raises(TargetError, match=r"not ready after 1.5 s.*INFO loading hangs"):
+        await engine.start(lambda _: None)
+    assert engine.pid is not None
+    assert gone_soon(engine.pid)
+
+
+async def test_stopping_ends_workers_that_ignore_sigterm_and_left_the_group(profile: Path, tmp_path: Path) -> None:
+    engine = target(profile, "leaves-workers", env={"WORKER_FILE": str(tmp_path / "workers")})
+    await engine.start(lambda _: None)
+    workers = [int(pid) for pid in (tmp_path / "workers").read_text().split()]
+    assert all(runs(pid) for pid in workers)
+    await engine.stop()
+    assert gone_soon(*workers)
+
+
+async def test_workers_of_a_killed_engine_are_ended_too(profile: Path, tmp_path: Path) -> None:
+    engine = target(profile, "leaves-workers", env={"WORKER_FILE": str(tmp_path / "workers")})
+    await engine.start(lambda _: None)
+    workers = [int(pid) for pid in (tmp_path / "workers").read_text().split()]
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    assert gone_soon(engine.pid)
+    assert "was ended by SIGKILL" in (engine.death_note() or "")
+    await engine.stop()
+    assert gone_soon(*workers)
+
+
+async def test_a_port_in_use_is_refused_and_its_owner_left_alone(profile: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        port = owner.getsockname()[1]
+        engine = EngineTarget(
+            plan_launch(load_profile("vllm", str(profile)), "healthy", port=port), profile.parent / "serve.log"
+        )
+        with pytest.raises(TargetError, match=f"port {port} is in use"):
+            await engine.start(lambda _: None)
+        assert engine.pid is None
+
+
+def test_an_engine_that_dies_in_a_gate_makes_it_invalid_with_its_last_words(profile: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(GATE)
+    args = [
+        "gate",
+        "small.yaml",
+        "--target",
+        "vllm",
+        "--model",
+        "dies-in-gate",
+        "--serve-profile",
+        str(profile),
+        "--json",
+    ]
+    out, err = ds4bench(tmp_path, *args).communicate(timeout=120)
+    assert out, err
+    document = json.loads(out)
+    assert document["verdict"]["verdict"] == "INVALID", err
+    assert "exit code 11; RuntimeError: engine core died" in document["verdict"]["sentence"]
+    assert fake_processes(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_the_harness_ends_the_engine_ends_with_it(
+    profile: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    process = ds4bench(tmp_path, "serve", "vllm", "stubborn", "--profile", str(profile), "--port", str(port))
+    assert process.stderr is not None
+    assert any("ready:" in line for line in process.stderr)
+    engines = fake_processes(tmp_path)
+    assert len(engines) == 1
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 0)
+    assert gone_soon(*engines)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["gate", "long-context", "--target", "vllm"], "needs --model"),
+        (["gate", "long-context", "--target", "vllm", "--model", "m", "--serve-profile", "h20"], "did you mean 'h200'"),
+        (["gate", "long-context", "--target", "vllm", "--model", "/no/such", "--dry-run"], "no model at /no/such"),
+        (
+            ["gate", "long-context", "--target", "vllm", "--model", "m", "--engine-python", "/no/python"],
+            "no python there",
+        ),
+        (
+            ["gate", "long-context", "--target", "vllm", "--model", "m", "--engine-python", sys.executable],
+            "vllm is not installed",
+        ),
+        (
+            ["gate", "long-context", "--engine-python", sys.executable],
+            "--engine-python belongs to --target vllm or sglang",
+        ),
+        (["gate", "long-context", "--max-cost", "1"], "--max-cost belongs to --target hosted-deepseek"),
+        (["serve", "vllm", "m", "--dry-run", "--", "--no-enable-prompt-tokens-details"], "belongs to every vllm serve"),
+        (["serve", "sglang", "m", "--profile", "rtx-pro-6000-tp2", "--dry-run"], "no serve profile"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(tmp_path: Path, args: list[str], words: str) -> None:
+    process = ds4bench(tmp_path, *args)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert words in err.strip().splitlines()[-1]

@@ -1,0 +1,199 @@
+"""The hosted API through the whole tool, against a stand-in that speaks its dialect."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.targets.hosted_stand_in import KEY
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.integration
+
+GATE = """
+name: hosted
+title: Short chats
+purpose: a gate that costs little
+workload: long_context
+seed: 5
+request: {max_tokens: 4, thinking: false, deadline_s: 30}
+matrix: {prompt_tokens: [2000], concurrency: [1, 2]}
+warmup: {requests_per_cell: 1}
+repeats: {count: 2}
+validity: {max_client_lag_share_ttft: 1.0, max_client_lag_share_gap: 1.0}
+rules:
+  - {name: failures, kind: zero_failures}
+"""
+SMALLEST = 1 + 1
+"""Requests before the first batch: the one that shows that the API answers, and at least one to count tokens."""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port_file = tmp_path_factory.mktemp("hosted") / "port"
+    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("hosted_stand_in.py")), str(port_file)])
+    deadline = time.monotonic() + 30
+    while not (port_file.exists() and port_file.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    url = f"http://127.0.0.1:{port_file.read_text()}"
+    while True:
+        try:
+            httpx.get(f"{url}/log")
+            break
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    yield url
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def run(api: str, tmp_path: Path) -> Run:
+    (tmp_path / "hosted.yaml").write_text(GATE)
+
+    def call(*args: str, key: str | None = KEY, **state: Any) -> subprocess.CompletedProcess[str]:
+        httpx.post(f"{api}/control", json=state)
+        env = {k: v for k, v in os.environ.items() if k != "DEEPSEEK_API_KEY"} | {"DS4BENCH_HOME": str(ROOT)}
+        if key is not None:
+            env["DEEPSEEK_API_KEY"] = key
+        command = [
+            sys.executable,
+            "-m",
+            "ds4bench.cli",
+            "gate",
+            "hosted.yaml",
+            "--target",
+            "hosted-deepseek",
+            "--url",
+            api,
+        ]
+        return subprocess.run(
+            [*command, *args], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return call
+
+
+def log(api: str) -> list[dict[str, Any]]:
+    found = httpx.get(f"{api}/log").json()
+    assert isinstance(found, list)
+    return found
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    [run] = (folder / ".ds4bench" / "runs").iterdir()
+    return [json.loads(line) for line in (run / "requests.jsonl").read_text().splitlines()]
+
+
+def test_a_run_speaks_the_apis_dialect_and_no_artifact_holds_the_key(run: Run, api: str, tmp_path: Path) -> None:
+    out = run("--json")
+    document = json.loads(out.stdout)
+    failed = [check for check in document["verdict"]["checks"] if check["status"] == "failed"]
+    assert all(check["name"] == "client_not_starved" for check in failed), (
+        failed
+    )  # a busy test machine starves the client
+    assert out.returncode == (3 if failed else 0), out.stderr
+    assert document["fingerprint"]["engine"] == "hosted-deepseek"
+    assert document["fingerprint"]["model_revision"] == "fp_stand_in"
+    assert document["fingerprint"]["flags"]["rerouted_to"] == "deepseek-v4.1-flash"
+    checks = {check["name"]: check["status"] for check in document["verdict"]["checks"]}
+    assert (checks["model_identity"], checks["all_requests_ok"]) == ("ok", "ok")
+    streamed = [entry["body"] for entry in log(api) if entry["body"].get("stream")]
+    assert streamed
+    assert all(body["thinking"] == {"type": "disabled"} for body in streamed)
+    assert not any("chat_template_kwargs" in body or "cache_salt" in body for body in streamed)
+    measured = [row["result"] for row in rows(tmp_path)]
+    assert all(result["comments"] >= 1 for result in measured)  # keep-alive comments are no tokens
+    assert all(result["cached_tokens"] == 0 for result in measured)
+    assert not any(result["reasoning"] for result in measured)  # the switch was heard; its default is to think
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in everything + (out.stdout + out.stderr).encode()
+
+
+def test_a_rate_limit_is_waited_out_by_new_requests_that_are_reported(run: Run, api: str, tmp_path: Path) -> None:
+    out = run("--json", refuse=4)
+    assert out.returncode in (2, 3, 4), out.stderr
+    if out.returncode == 2:  # refused while prompt tokens were counted: nothing was measured, and it says so
+        assert "429" in out.stderr
+        return
+    refused = [row for row in rows(tmp_path) if row["phase"] == "refused"]
+    assert refused
+    assert all(row["result"]["error"] == "http_429" and row["result"]["retry_after_s"] == 0.05 for row in refused)
+    [check] = [c for c in json.loads(out.stdout)["verdict"]["checks"] if c["name"] == "all_requests_ok"]
+    assert check["status"] == "ok"
+    assert f"{len(refused)} were refused for their rate" in check["detail"]
+
+
+def test_a_balance_that_ends_in_the_middle_ends_the_run_invalid(run: Run, tmp_path: Path) -> None:
+    out = run("--json", no_balance_after=8)
+    assert out.returncode == 3, out.stderr
+    assert "402" in json.loads(out.stdout)["verdict"]["sentence"]
+    assert any(row["result"]["ok"] for row in rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "state", "words"),
+    [
+        (None, {}, "export DEEPSEEK_API_KEY"),
+        ("sk-wrong-0123456789", {}, "401: the key in DEEPSEEK_API_KEY is refused"),
+        (KEY, {"no_balance_after": 0}, "402: the account has no balance"),
+        (KEY, {"served": "deepseek-v4.1-flash"}, "it says that deepseek-v4.1-flash answered"),
+    ],
+)
+def test_what_cannot_begin_is_one_line_and_exit_code_2(
+    run: Run, key: str | None, state: dict[str, Any], words: str
+) -> None:
+    out = run(key=key, **state)
+    assert out.returncode == 2, out.stdout + out.stderr
+    line = out.stderr.strip().splitlines()[-1]
+    assert line.startswith("ds4bench: ")
+    assert words in line
+    assert key is None or key not in out.stderr
+
+
+def test_no_more_requests_are_sent_than_allowed(run: Run, api: str, tmp_path: Path) -> None:
+    out = run("--json", "--max-requests", "9")
+    assert out.returncode == 3, out.stderr
+    assert "--max-requests 9 is reached" in json.loads(out.stdout)["verdict"]["sentence"]
+    assert len(log(api)) <= 9
+
+
+def test_no_request_is_sent_that_could_pass_the_cost_limit(run: Run, api: str, tmp_path: Path) -> None:
+    prices = "currency: EUR\nchecked: '2026-11-21'\nsource: a test\nmodels:\n"
+    (tmp_path / "prices.yaml").write_text(
+        prices + "  deepseek-v4-flash: {cache_hit: 1.0, cache_miss: 1000.0, output: 1000.0}\n"
+    )
+    out = run("--json", "--max-cost", "3", "--prices", "prices.yaml")
+    assert out.returncode in (2, 3), out.stderr
+    assert "--max-cost 3 could be passed" in out.stdout + out.stderr
+    sent = [entry["body"] for entry in log(api)]
+    assert 0 < sum(len(body["messages"][0]["content"]) / 4 for body in sent) * 1000 / 1e6 <= 3
+
+
+def test_a_dry_run_shows_requests_and_cost_and_sends_nothing(run: Run, api: str) -> None:
+    out = run("--dry-run", key=None)
+    assert out.returncode == 0, out.stderr
+    assert "total: at least 8 requests" in out.stdout
+    assert '"type": "disabled"' in out.stdout
+    assert "cost: at most about" in out.stdout
+    assert log(api) == []
+
+
+def test_a_model_without_a_price_cannot_have_a_cost_limit(run: Run) -> None:
+    out = run("--model", "deepseek-v9", "--max-cost", "1")
+    assert out.returncode == 2
+    assert "no price for deepseek-v9" in out.stderr

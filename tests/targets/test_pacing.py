@@ -1,0 +1,89 @@
+"""The budget of a hosted run, and its patience."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ds4bench.core import RequestResult
+from ds4bench.errors import TargetDiedError, TargetError
+from ds4bench.targets.pacing import MOST_REFUSALS, Limits, Pacing, paced
+from ds4bench.targets.pricing import ModelPrice, Priced, price_of
+
+PRICE = Priced(ModelPrice(cache_hit=1.0, cache_miss=10.0, output=100.0), "EUR", "2026-11-21")
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x" * 2000}], "max_tokens": 100}
+
+
+def answered(prompt: int = 500, made: int = 50, cached: int = 0) -> RequestResult:
+    return RequestResult(ok=True, http_status=200, prompt_tokens=prompt, completion_tokens=made, cached_tokens=cached)
+
+
+def refused(status: int = 429, after: float | None = None) -> RequestResult:
+    return RequestResult(ok=False, error=f"http_{status}", http_status=status, retry_after_s=after)
+
+
+def test_cached_tokens_cost_less() -> None:
+    assert PRICE.price.of(answered(500, 50, 400)) == pytest.approx((400 * 1 + 100 * 10 + 50 * 100) / 1e6)
+
+
+@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 100)), max_size=40), st.floats(0, 0.2))
+def test_what_is_spent_never_passes_the_limit(replies: list[tuple[int, int]], limit: float) -> None:
+    pacing = Pacing(Limits(max_cost=limit), PRICE, lambda _: None)
+    for prompt, made in replies:
+        try:
+            reserved = pacing.admit(BODY)
+        except TargetDiedError:
+            break
+        pacing.settle(reserved, answered(prompt, made))
+    assert pacing.spent <= limit + 1e-12
+
+
+def test_requests_in_flight_are_counted_before_they_end() -> None:
+    pacing = Pacing(Limits(max_requests=2), None, lambda _: None)
+    pacing.admit(BODY)
+    pacing.admit(BODY)
+    with pytest.raises(TargetDiedError, match="--max-requests 2 is reached"):
+        pacing.admit(BODY)
+
+
+def test_a_refusal_names_its_own_pause_and_else_the_pause_doubles() -> None:
+    pacing = Pacing(Limits(), None, lambda _: None)
+    assert pacing.pause_s(refused(after=7.5), 0) == 7.5
+    assert [pacing.pause_s(refused(), n) for n in range(3)] == [1, 2, 4]
+    assert pacing.pause_s(refused(after=9999), 0) == 120
+    assert pacing.pause_s(refused(), MOST_REFUSALS) is None
+    assert pacing.pause_s(refused(500), 0) is None
+
+
+async def test_each_refused_request_is_kept_and_the_last_answer_stands() -> None:
+    replies = [refused(after=0.0), refused(503, 0.0), answered()]
+    kept: list[RequestResult] = []
+
+    async def send() -> RequestResult:
+        return replies.pop(0)
+
+    pacing = Pacing(Limits(), PRICE, lambda _: None)
+    result = await paced(pacing, BODY, send, kept.append)
+    assert result.ok
+    assert [r.error for r in kept] == ["http_429", "http_503"]
+    assert (pacing.requests, pacing.refused) == (3, 2)
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "key was refused"), (402, "no balance left")])
+async def test_a_refused_key_or_balance_ends_the_run(status: int, words: str) -> None:
+    async def send() -> RequestResult:
+        return refused(status)
+
+    kept: list[RequestResult] = []
+    with pytest.raises(TargetDiedError, match=words):
+        await paced(Pacing(Limits(), None, lambda _: None), BODY, send, kept.append)
+    assert len(kept) == 1
+
+
+def test_the_table_that_comes_along_has_the_profiles_model() -> None:
+    assert price_of("deepseek-v4-flash").price.output > 0
+    with pytest.raises(TargetError, match="no price for nobody"):
+        price_of("nobody")

@@ -1,0 +1,140 @@
+"""The table of expectations names things that exist; outcomes are graded by reason; the file can be taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ds4bench.core import CheckResult, CheckStatus, GateVerdict, RuleResult, Verdict
+from ds4bench.embedded.faults.table import FAULTS
+from ds4bench.embedded.faults.table import choose as choose_engine
+from ds4bench.errors import SpecError, StoreError
+from ds4bench.spec.load import load_gate
+from ds4bench.spec.suite import load_suite
+from ds4bench.trust import expectations, grading
+from ds4bench.trust.broken_serve import BrokenServe
+from ds4bench.trust.expectations import Row
+from ds4bench.trust.grading import Grade, Matrix, Seen
+from ds4bench.trust.matrix import MatrixRun
+from ds4bench.trust.proxy_faults import PROXY_FAULTS, choose
+
+
+def seen(verdict: str, *reasons: str, busy: bool = False) -> Seen:
+    return Seen(
+        verdict=verdict, reasons=list(reasons), sentence="", run="r", seconds=1.0, measurement="h", busy=busy
+    )  # fmt: skip
+
+
+ROW = Row(name="r", proxy=["other-model"], expected={"needle": ["model_identity"]}, holds=["mt-bench"])
+
+
+def test_every_fault_of_the_engine_and_of_the_proxy_has_a_row() -> None:
+    rows = expectations.load()
+    assert {item.fault.name for row in rows for item in choose_engine(row.engine)} == set(FAULTS)
+    assert {item.fault.name for row in rows for item in choose(row.proxy or [])} == set(PROXY_FAULTS)
+
+
+def test_every_expected_reason_is_a_check_or_rule_of_its_gate() -> None:
+    for row in expectations.load():
+        for gate, reasons in row.expected.items():
+            spec = load_gate(gate, profile="smoke").spec
+            known = {*spec.declared.checks, *(rule.name for rule in spec.rules)}
+            assert set(reasons) <= known, f"{row.name}: {gate}"
+
+
+def test_a_harmless_fault_is_expected_nowhere() -> None:
+    for row in expectations.load():
+        if row.proxy and all(chosen.fault.harmless for chosen in choose(row.proxy)):
+            assert not row.expected and row.holds
+
+
+@pytest.mark.parametrize(
+    ("gate", "outcome", "grade"),
+    [
+        ("needle", seen("INVALID", "model_identity"), Grade.CAUGHT),
+        ("needle", seen("FAIL", "needle"), Grade.OTHER),
+        ("needle", seen("PASS"), Grade.MISSED),
+        ("needle", seen("INCONCLUSIVE"), Grade.OPEN),
+        ("needle", None, Grade.OPEN),
+        ("mt-bench", seen("PASS"), Grade.HELD),
+        ("mt-bench", seen("FAIL", "tpot"), Grade.BLAMED),
+        ("mt-bench", seen("INCONCLUSIVE"), Grade.OPEN),
+        ("soak", seen("FAIL", "itl"), Grade.SEEN),
+    ],
+)
+def test_grades(gate: str, outcome: Seen | None, grade: Grade) -> None:
+    assert grading.grade(ROW, gate, outcome) is grade
+
+
+def test_a_row_is_a_defect_when_no_gate_catches_it_or_one_blames_it_wrongly() -> None:
+    assert grading.row_state(ROW, {})[0] == "open"
+    assert grading.row_state(ROW, {"needle": seen("PASS")})[0] == "defect"
+    assert grading.row_state(ROW, {"needle": seen("FAIL", "needle")})[0] == "defect"
+    caught = {"needle": seen("INVALID", "model_identity")}
+    assert grading.row_state(ROW, caught)[0] == "ok"
+    assert grading.row_state(ROW, caught | {"mt-bench": seen("FAIL")})[0] == "defect"
+    healthy = Row(name="healthy", holds="all")
+    assert grading.row_state(healthy, {"needle": seen("PASS"), "soak": seen("FAIL", "itl")})[0] == "defect"
+    assert grading.row_state(healthy, {"needle": seen("PASS")})[0] == "ok"
+
+
+def verdict_of(word: Verdict, rule: str) -> GateVerdict:
+    check = CheckResult(name="all_requests_ok", status=CheckStatus.OK, detail="")
+    return GateVerdict(
+        verdict=word, sentence="s", checks=[check], rules=[RuleResult(rule=rule, verdict=word, sentence="s")]
+    )
+
+
+def test_on_a_busy_machine_a_rule_about_times_is_no_reason() -> None:
+    spec = load_gate("mt-bench", profile="smoke").spec
+    for busy, word in ((False, "FAIL"), (True, "INCONCLUSIVE")):
+        found = grading.seen_of(
+            verdict_of(Verdict.FAIL, "tpot"), spec, run="r", seconds=1.0, measurement="h", busy=busy
+        )
+        assert found.verdict == word and found.reasons == ([] if busy else ["tpot"])
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "faults.json"
+    suite = load_suite("smoke")
+    run = MatrixRun([ROW], [], suite, path)
+    assert [job.gate for job in run.jobs()] == ["needle", "mt-bench"]
+    hashed = run._gate("needle").gate.measurement_hash
+    found = msgspec.structs.replace(seen("INVALID", "model_identity", busy=True), measurement=hashed)
+    grading.save(Matrix(cells={"r": {"needle": found}}), path)
+    assert [job.gate for job in MatrixRun([ROW], [], suite, path).jobs()] == ["mt-bench"]
+    assert [job.gate for job in MatrixRun([ROW], ["soak"], suite, path).jobs()] == ["mt-bench", "soak"]
+    open_ = msgspec.structs.replace(found, verdict="INCONCLUSIVE", reasons=[])
+    grading.save(Matrix(cells={"r": {"needle": open_}}), path)
+    assert [job.gate for job in MatrixRun([ROW], [], suite, path, busy=True).jobs()] == ["mt-bench"]
+    assert [job.gate for job in MatrixRun([ROW], [], suite, path).jobs()] == ["needle", "mt-bench"]
+    stale = msgspec.structs.replace(found, measurement="another gate")
+    grading.save(Matrix(cells={"r": {"needle": stale}}), path)
+    assert [job.gate for job in MatrixRun([ROW], [], suite, path).jobs()] == ["needle", "mt-bench"]
+
+
+def test_a_damaged_file_and_wrong_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "faults.json"
+    path.write_text("{")
+    with pytest.raises(StoreError, match=r"faults\.json"):
+        grading.load(path)
+    for text in ("rows: [{name: a}]", "rows: [{name: a, holds: all, proxy: [nonsense]}]", "rows: 1"):
+        path.write_text(text)
+        with pytest.raises(SpecError, match=r"faults\.json"):
+            expectations.load(path)
+
+
+def test_the_healthy_serve_of_a_row_has_its_flags_and_its_way_but_no_fault() -> None:
+    row = Row(name="r", engine=["drop-sink"], proxy=["no-usage"], serve_args=["--threads=1"], holds="all")
+    broken, healthy = BrokenServe.of(row), BrokenServe.of(row, healthy=True)
+    assert broken.serve_args == ("--threads=1", "--fault=drop-sink") and broken.proxy == ("no-usage",)
+    assert healthy.serve_args == ("--threads=1",) and healthy.proxy == ()
+
+
+def test_the_table_shows_every_row_and_what_was_expected() -> None:
+    matrix = Matrix(cells={"r": {"needle": seen("INVALID", "model_identity"), "soak": seen("PASS")}})
+    table = grading.matrix_table([ROW, Row(name="other", holds="all")], matrix)
+    assert "**needle INVALID (model_identity)**; soak PASS" in table
+    assert "| other | not run | open" in table
