@@ -15,6 +15,7 @@ from ds4bench.trust.expectations import Row
 
 SCHEMA = 1
 _TIMED_KINDS = frozenset({"ratio", "geomean_ratio", "limit", "scaling"})
+_TIMED_CHECKS = frozenset({"client_not_starved", "machine_quiet", "machine_steady"})
 _BAD = ("FAIL", "INVALID")
 
 
@@ -32,7 +33,7 @@ class Grade(StrEnum):
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What one gate said. ``reasons`` are the checks and rules that failed. ``busy``: the machine was not asked to be
-    quiet, so that rules about times say nothing and are not among the reasons."""
+    quiet, so that rules about times and checks of the client say nothing and are not among the reasons."""
 
     verdict: str
     reasons: list[str]
@@ -53,12 +54,12 @@ class Matrix(msgspec.Struct, kw_only=True):
 
 def seen_of(verdict: GateVerdict, spec: GateSpec, *, run: str, seconds: float, measurement: str, busy: bool) -> Seen:
     """What a verdict says, in short."""
-    timed = {rule.name for rule in spec.rules if rule.kind in _TIMED_KINDS}
+    timed = {rule.name for rule in spec.rules if rule.kind in _TIMED_KINDS} | _TIMED_CHECKS
     checks = [check.name for check in verdict.checks if check.status is CheckStatus.FAILED]
     rules = [rule.rule for rule in verdict.rules if rule.verdict is Verdict.FAIL]
-    reasons = list(dict.fromkeys([*checks, *(name for name in rules if not (busy and name in timed))]))
+    reasons = [name for name in dict.fromkeys([*checks, *rules]) if not (busy and name in timed)]
     word = verdict.verdict.value
-    if busy and word == Verdict.FAIL and not reasons:
+    if busy and word in _BAD and not reasons:
         word = Verdict.INCONCLUSIVE.value
     return Seen(
         verdict=word, reasons=reasons, sentence=verdict.sentence, run=run, seconds=round(seconds, 1),

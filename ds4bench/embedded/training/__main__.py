@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("ds4-nano"), help="folder of the exported checkpoint")
     parser.add_argument("--state", type=Path, default=Path(".nano/state.pt"), help="file of the resumable state")
-    parser.add_argument("--minutes", type=float, default=Plan.minutes, help="training time of the whole plan (default 9)")
+    parser.add_argument(
+        "--minutes", type=float, default=Plan.minutes, help="training time of the whole plan (default 9)"
+    )
     parser.add_argument("--steps", type=int, help="steps of the whole plan, in place of --minutes")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="training time of this call")
     parser.add_argument("--resume", action="store_true", help="go on from --state")

@@ -19,8 +19,8 @@ class WorkloadSpec:
     ``version`` is part of the measurement: raised by hand when the workload sends something else for the same gate file.
     ``checks`` are names of ``verdicts/checks``, in the order of the report. ``columns`` are names of ``report/columns.py``.
     ``independent``: a script of its batches is an item for itself, so that a resumed run repeats only what had not ended.
-    ``keeps_detail``: the details of its scripts are what a baseline is for. ``machine_matters`` False: what it measures follows
-    from the model alone, so a baseline of other hardware, caching or speculation will do.
+    ``keeps_detail``: the details of its scripts are what a baseline is for. ``machine_matters`` False: what it measures
+    follows from the model alone, so a baseline of other hardware, caching or speculation will do.
     """
 
     name: str

@@ -14,7 +14,9 @@ _TOKEN = re.compile(r"[A-Za-z]+|\d+")
 def skeleton(question: str) -> str:
     """The question with ``#`` for every number and ``_`` for every name, noun, colour and person that may vary."""
     masks = _masks()
-    return _TOKEN.sub(lambda found: "#" if found[0].isdigit() else masks.get(found[0].lower(), found[0].lower()), question)
+    return _TOKEN.sub(
+        lambda found: "#" if found[0].isdigit() else masks.get(found[0].lower(), found[0].lower()), question
+    )
 
 
 @cache
