@@ -19,10 +19,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 gate: $(STAMP)
 	$(BIN)/ds4bench gate long-context --target embedded --profile smoke --baseline here
 
-# Kernels in Triton's interpreter use one thread each, so they share the cores; what measures time runs alone.
+# What needs one thread shares the cores; what starts a serve or measures time runs alone.
+SHARED := kernels/tests tests/stats tests/verdicts tests/spec tests/store tests/report tests/embedded/training
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest kernels/tests -n auto --dist loadfile
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -n auto --dist loadfile
+	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(filter tests/%,$(SHARED)))
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not oracle and not engine"

@@ -42,7 +42,7 @@ def test_a_stopped_serve_leaves_its_profile(tmp_path: Path) -> None:
         body = {"prompt": "The baker counted", "max_tokens": 3, "ignore_eos": True}
         assert client.post("/v1/completions", json=body).status_code == 200
         flags = client.get("/version").json()["flags"]
-        assert (flags["backend"], flags["num_layers"], flags["cuda_graphs"]) == ("ops", 7, False)
+        assert (flags["backend"], flags["num_layers"], flags["cuda_graphs"]) == ("ops", 6, False)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)

@@ -66,7 +66,7 @@ def test_streamed_chunks_count_their_tokens_and_the_counters_are_vllms(client: h
     ]
     assert sum(sizes) == usage[-1] == chunks[-1]["usage"]["completion_tokens"] == 40
     spent = {name: value - before[name] for name, value in counters(client).items()}
-    labels = 'engine="0",model_name="ds4-tiny"'
+    labels = 'engine="0",model_name="ds4-nano"'
     drafts, drafted, accepted = (
         spent[f"vllm:spec_decode_num_{name}_total{{{labels}}}"]
         for name in ("drafts", "draft_tokens", "accepted_tokens")

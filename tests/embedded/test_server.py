@@ -47,9 +47,9 @@ def counter(client: httpx.Client, name: str) -> float:
 def test_health_version_and_models_say_who_answers(client: httpx.Client) -> None:
     assert client.get("/health").status_code == 200
     version = client.get("/version").json()
-    assert (version["engine"], version["weights"], version["faults"]) == ("ds4bench-embedded", "random", [])
+    assert (version["engine"], version["weights"], version["faults"]) == ("ds4bench-embedded", "trained", [])
     card = client.get("/v1/models").json()["data"][0]
-    assert card["id"] == "ds4-tiny"
+    assert card["id"] == "ds4-nano"
     assert card["max_model_len"] == 16 * 256
 
 
