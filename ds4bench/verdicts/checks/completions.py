@@ -9,8 +9,6 @@ from ds4bench.core import CheckResult, RequestRow
 from ds4bench.verdicts.checks.results import failed, names, not_applicable, ok
 from ds4bench.verdicts.evidence import Batch, Evidence
 
-_MOST = 0.01
-"""Share of replies that may be empty or cut."""
 _NO_TOKENS = "no_tokens"
 """The client's word for a reply that ended in order without a token: empty, but an answer."""
 
@@ -39,19 +37,20 @@ def all_items_answered(evidence: Evidence) -> CheckResult:
 
 
 def completions_whole(evidence: Evidence) -> CheckResult:
-    """At most 1 % of the replies are empty or were cut at ``max_tokens``."""
+    """Replies that are empty or were cut at ``max_tokens`` are no larger a share than ``validity.max_cut_share``."""
     name, most = "completions_whole", evidence.spec.request.max_tokens
     replies = list(_replies(evidence))
     cut = [batch for batch, row in replies if row.result.finish_reason == "length"]
     empty = [b for b, row in replies if row.result.finish_reason != "length" and not row.result.content.strip()]
     detail = f"{len(cut)} of {len(replies)} replies were cut at max_tokens {most:,}, {len(empty)} are empty"
-    if len(cut) + len(empty) <= _MOST * len(replies):
+    share = evidence.spec.validity.max_cut_share
+    if len(cut) + len(empty) <= share * len(replies):
         return ok(name, detail)
     fingerprint = evidence.run.manifest.fingerprint
     if fingerprint is not None and fingerprint.weights == "random":
         return not_applicable(name, f"{detail} (random weights end where they like)")
     what = "raise request.max_tokens, or see why they do not end" if cut else "see what the serve answers"
-    return failed(name, f"{detail}, in {names([*cut, *empty])}; at most 1 % may be: {what}", [*cut, *empty])
+    return failed(name, f"{detail}, in {names([*cut, *empty])}; at most {share:.0%} may be: {what}", [*cut, *empty])
 
 
 def _replies(evidence: Evidence) -> Iterator[tuple[Batch, RequestRow]]:
