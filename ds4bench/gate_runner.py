@@ -129,7 +129,7 @@ class GateRunner:
 
         Raises TargetDiedError when the serve is lost; everything finished is on disk.
         """
-        cells, repeats = self.workload.cells(), repeats or self.gate.spec.repeats.count
+        cells, repeats = self.gate.spec.matrix.cells(), repeats or self.gate.spec.repeats.count
         independent = self.gate.spec.declared.independent
         batches = list(plan(cells, repeats, done, independent=independent, warm=self.warm))
         if independent and done is not None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ds4bench.report.progress import Progress
     from ds4bench.targets.base import Endpoint, Target
+    from ds4bench.targets.dialect import Dialect
     from ds4bench.workloads.dataset import DataSet
 
 NO_BASELINE = "no baseline: name one with --baseline, or use --baseline here"
@@ -171,6 +172,7 @@ class Recording:
         refused = [sight.refusal for sight in sights if sight.refusal]
         if refused:
             raise SpecError(f"gate {prepared.name}: {'; '.join(refused)}")
+        check_endpoint(prepared, serve.endpoint.dialect)
         if resumed is not None:
             check_same_serve(resumed, serve.endpoint)
         manifest = self._manifest({**serve.asked, "role": role}, [sight.sentence for sight in sights])
@@ -254,6 +256,15 @@ def fit_for_baseline(gate: EffectiveGate, outcome: Outcome) -> bool:
     complete = len(done) == planned or outcome.run.stopped is not None
     unsure = [c for c in outcome.verdict.checks if c.status in (CheckStatus.FAILED, CheckStatus.UNVERIFIED)]
     return complete and not unsure
+
+
+def check_endpoint(prepared: Prepared, dialect: Dialect) -> None:
+    """Raises SpecError when the gate sends completions and the serve has none."""
+    if prepared.gate.spec.request.endpoint == "completions" and not dialect.completions:
+        raise SpecError(
+            f"gate {prepared.name} sends /v1/completions, which {dialect.engine} does not have; with --set "
+            "request.endpoint=chat it is another measurement, comparable only with runs of the same"
+        )
 
 
 def check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:

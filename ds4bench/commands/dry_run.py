@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ds4bench.client.control import ControlClient
 from ds4bench.core import Fingerprint, PlannedRequest
-from ds4bench.errors import SpecError
 from ds4bench.gate_runner import plan
+from ds4bench.run_session import check_endpoint
 from ds4bench.targets.base import Endpoint
 from ds4bench.targets.choice import LAUNCHED, launch_of, priced
 from ds4bench.targets.dialect import dialect_of
@@ -36,7 +36,7 @@ def show_dry_run(prepared: Prepared, target: TargetOptions) -> int:
 
         show_launch(launch_of(target.name, target.model or "", target.serve_args, target.serving))
     engine = load_profile(target.name).engine
-    check_endpoint(prepared, engine)
+    check_endpoint(prepared, dialect_of(engine))
     profile = load_profile(target.name)
     model = target.model or profile.model or "MODEL"
     url = target.url or profile.base_url or "http://SERVE"
@@ -84,8 +84,8 @@ async def _requests(prepared: Prepared, endpoint: Endpoint) -> dict[str, _Sent]:
     workload = make_workload(prepared.gate.spec, _RUN_ID, prepared.data)
     control = _Offline()
     await workload.prepare(endpoint, control)
-    cells = {cell.id: _Sent(requests=[]) for cell in workload.cells()}
-    for key in plan(workload.cells(), prepared.gate.spec.repeats.count, None):
+    cells = {cell.id: _Sent(requests=[]) for cell in prepared.gate.spec.matrix.cells()}
+    for key in plan(prepared.gate.spec.matrix.cells(), prepared.gate.spec.repeats.count, None):
         batch = await workload.batch(key.cell, key.repeat, key.attempt, key.phase, control)
         sent = cells[key.cell.id]
         sent.scripts += len(batch.scripts)
@@ -115,15 +115,6 @@ def _show(prepared: Prepared, endpoint: Endpoint, cells: Mapping[str, _Sent], pr
         lines.append(f"first request: POST {endpoint.base_url}{known[0].path}")
         lines.append(json.dumps(_shortened(known[0].body), ensure_ascii=False, indent=2))
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def check_endpoint(prepared: Prepared, engine: str) -> None:
-    """Raises SpecError when the gate sends completions and the engine has none."""
-    if prepared.gate.spec.request.endpoint == "completions" and not dialect_of(engine).completions:
-        raise SpecError(
-            f"gate {prepared.name} sends /v1/completions, which {engine} does not have; with --set request.endpoint=chat it "
-            "is another measurement, comparable only with runs of the same"
-        )
 
 
 def _tokens(body: Any) -> int:

@@ -1,4 +1,4 @@
-"""What a workload is: cells, and for each batch the scripts that run side by side."""
+"""What a workload is: for each batch of a cell the scripts that run side by side."""
 
 from __future__ import annotations
 
@@ -41,11 +41,7 @@ class Batch:
 
 
 class Workload(Protocol):
-    """Plans cells, builds requests, reads answers."""
-
-    def cells(self) -> list[Cell]:
-        """The cells of the matrix, in the order of measurement."""
-        ...
+    """Builds requests and reads answers. The cells are the gate's: ``spec.matrix.cells()``."""
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """Learn what the requests depend on, for example how the served tokenizer counts."""

@@ -65,18 +65,13 @@ class Gsm8k:
     """The workload of the gsm8k gate: scores ``strict`` and ``flexible`` of every question, 1 or 0."""
 
     def __init__(self, spec: GateSpec, run_id: str, data: DataSet | None) -> None:
-        assert isinstance(spec.matrix, Gsm8kMatrix)
         if data is None:
             raise WorkloadError("gsm8k needs its questions: read_data() comes first")
-        self._spec, self._matrix, self._run_id = spec, spec.matrix, run_id
+        self._spec, self._run_id = spec, run_id
         self._items = data.items
         rows = [{"question": item["question"], "answer": item["answer"]} for item in data.items]
         self._task = Gsm8kTask(spec.request.endpoint, rows, rows)
         self._endpoint: Endpoint | None = None
-
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``."""

@@ -29,10 +29,6 @@ class LongDecode:
         self._spec, self._matrix = spec, spec.matrix
         self._prompts = LongPrompts(spec, run_id, load_filler(), CODES)
 
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
-
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError when the longest prompt does not fit the serve."""
         await self._prompts.prepare(endpoint, control, max(self._matrix.prompt_tokens), self._spec.request.max_tokens)

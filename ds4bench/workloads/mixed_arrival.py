@@ -24,10 +24,6 @@ class MixedArrival:
         self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
         self._prompts = LongPrompts(spec, run_id, load_filler(), CODES)
 
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
-
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError when the longest request does not fit the serve."""
         options = self._options

@@ -11,7 +11,7 @@ from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.paths import prompts_dir
 from ds4bench.spec.gate import GateSpec
-from ds4bench.spec.workloads.mt_bench import MtBenchMatrix, MtBenchOptions
+from ds4bench.spec.workloads.mt_bench import MtBenchOptions
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, one_request
 from ds4bench.workloads.dataset import DataSet, make_dataset, read_jsonl
@@ -79,19 +79,14 @@ class MtBench:
     """
 
     def __init__(self, spec: GateSpec, run_id: str, data: DataSet | None) -> None:
-        assert isinstance(spec.matrix, MtBenchMatrix)
         assert isinstance(spec.options, MtBenchOptions)
         if data is None:
             raise WorkloadError("mt_bench needs its questions: read_data() comes first")
-        self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
+        self._spec, self._options = spec, spec.options
         self._run_id = run_id
         self._questions = data.items
         self._path = PATHS[spec.request.endpoint]
         self._endpoint: Endpoint | None = None
-
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``."""

@@ -12,7 +12,7 @@ from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.paths import prompts_dir
 from ds4bench.spec.gate import GateSpec
-from ds4bench.spec.workloads.oracle import OracleMatrix, OracleOptions
+from ds4bench.spec.workloads.oracle import OracleOptions
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, Script, Send
 from ds4bench.workloads.filler import load_filler
@@ -53,17 +53,12 @@ class Oracle:
     """
 
     def __init__(self, spec: GateSpec, run_id: str) -> None:
-        assert isinstance(spec.matrix, OracleMatrix)
         assert isinstance(spec.options, OracleOptions)
-        self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
+        self._spec, self._options = spec, spec.options
         self._run_id = run_id
         self._filler = load_filler()
         self._prompts = load_prompts()
         self._endpoint: Endpoint | None = None
-
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError for a gate that is not greedy or not of completions."""

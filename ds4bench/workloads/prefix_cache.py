@@ -12,7 +12,7 @@ from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.prefix_hits import BLOCK, PREFIX, REPLY, UNUSED
 from ds4bench.spec.gate import GateSpec
-from ds4bench.spec.workloads.prefix_cache import SESSIONS, PrefixCacheMatrix, PrefixCacheOptions
+from ds4bench.spec.workloads.prefix_cache import SESSIONS, PrefixCacheOptions
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, Script, Send
 from ds4bench.workloads.block_size import BlockSize, learn_block_size
@@ -45,17 +45,12 @@ class PrefixCache:
     """
 
     def __init__(self, spec: GateSpec, run_id: str) -> None:
-        assert isinstance(spec.matrix, PrefixCacheMatrix)
         assert isinstance(spec.options, PrefixCacheOptions)
-        self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
+        self._spec, self._options = spec, spec.options
         self._run_id = run_id
         self._filler = load_filler()
         self._endpoint: Endpoint | None = None
         self._block: BlockSize | None = None
-
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError for a gate that does not talk."""

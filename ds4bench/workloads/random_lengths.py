@@ -59,10 +59,6 @@ class RandomLengths:
         self._endpoint: Endpoint | None = None
         self._fitter: TokenFitter | None = None
 
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
-
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError when the longest request does not fit the serve."""
         self._endpoint = endpoint

@@ -10,7 +10,7 @@ from ds4bench.client.control import ControlClient
 from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.spec.gate import GateSpec
-from ds4bench.spec.workloads.soak import SoakMatrix, SoakOptions
+from ds4bench.spec.workloads.soak import SoakOptions
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, Script, Send
 from ds4bench.workloads.filler import load_filler
@@ -24,16 +24,11 @@ class Soak:
     """The workload of the soak gate. Every conversation begins with a salt of its own."""
 
     def __init__(self, spec: GateSpec, run_id: str) -> None:
-        assert isinstance(spec.matrix, SoakMatrix)
         assert isinstance(spec.options, SoakOptions)
-        self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
+        self._spec, self._options = spec, spec.options
         self._run_id = run_id
         self._filler = load_filler()
         self._endpoint: Endpoint | None = None
-
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``. Raises WorkloadError for a gate that does not talk."""

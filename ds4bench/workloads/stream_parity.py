@@ -17,7 +17,7 @@ from ds4bench.paths import prompts_dir
 from ds4bench.spec.base import SpecModel
 from ds4bench.spec.document import child, compose, to_plain, where
 from ds4bench.spec.gate import GateSpec
-from ds4bench.spec.workloads.stream_parity import StreamParityMatrix, StreamParityOptions
+from ds4bench.spec.workloads.stream_parity import StreamParityOptions
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, Script, Send
 from ds4bench.workloads.dataset import DataSet, make_dataset
@@ -112,18 +112,13 @@ class StreamParity:
     """The workload of the stream-parity gate. One prompt after the other: a full batch would change the arithmetic."""
 
     def __init__(self, spec: GateSpec, run_id: str, data: DataSet | None) -> None:
-        assert isinstance(spec.matrix, StreamParityMatrix)
         assert isinstance(spec.options, StreamParityOptions)
         if data is None:
             raise WorkloadError("stream_parity needs its prompts: read_data() comes first")
-        self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
+        self._spec, self._options = spec, spec.options
         self._run_id = run_id
         self._prompts: list[dict[str, Any]] = data.items
         self._endpoint: Endpoint | None = None
-
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``."""

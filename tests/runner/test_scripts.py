@@ -32,9 +32,6 @@ class Talks:
         self.started: list[str] = []
         self.on_disk: list[int] = []
 
-    def cells(self) -> list[Cell]:
-        return [Cell("talk-a", 2, {}), Cell("talk-b", 2, {})]
-
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         return None
 
@@ -75,7 +72,10 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EffectiveGate:
     """A gate whose scripts are independent items, and a state folder of its own."""
     monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
     monkeypatch.setitem(WORKLOADS, "random_lengths", replace(WORKLOADS["random_lengths"], independent=True))
-    return load_gate("random", profile="smoke", repeats=1, directory=GATES)
+    return load_gate(
+        "random", profile="smoke", repeats=1, directory=GATES,
+        overrides=["matrix.prompt_tokens=[64, 65]", "matrix.concurrency=[2]"],
+    )  # fmt: skip
 
 
 def manifest(gate: EffectiveGate) -> RunManifest:
@@ -108,11 +108,11 @@ async def test_a_conversation_is_kept_turn_by_turn_with_what_it_was_worth(serve:
     run = runs.load_run("r1")
     assert talks.on_disk == [1] * 8  # the first turn was in the folder before the second was built
     assert [(s.cell, s.key, s.requests) for s in sorted(run.scripts, key=lambda s: s.key)] == [
-        (cell, f"{cell}-{i}", 2) for cell in ("talk-a", "talk-b") for i in range(4)
+        (cell, f"{cell}-{i}", 2) for cell in ("p64-c2", "p65-c2") for i in range(4)
     ]
     assert all(script.answer and script.answer.scores == {"grown": 1.0} for script in run.scripts)
     assert all(len(script.answer.detail["texts"]) == 2 for script in run.scripts if script.answer)
-    assert sorted((row.script, row.turn) for row in run.requests if row.cell == "talk-a") == [
+    assert sorted((row.script, row.turn) for row in run.requests if row.cell == "p64-c2") == [
         (script, turn) for script in range(4) for turn in range(2)
     ]
     assert [batch.requests for batch in run.batches] == [8, 8]
@@ -125,11 +125,11 @@ async def test_independent_scripts_that_ended_are_not_run_again(serve: str, gate
         await measure(serve, gate, break_at=3)
     ended = {script.key for script in runs.load_run("r1").scripts}
     assert ended
-    assert "talk-a-3" not in ended
+    assert "p64-c2-3" not in ended
     talks = await measure(serve, gate)
     run = runs.load_run("r1")
     assert not ended & set(talks.started)
-    assert sorted(script.key for script in run.scripts) == [f"talk-{c}-{i}" for c in "ab" for i in range(4)]
+    assert sorted(script.key for script in run.scripts) == [f"p{p}-c2-{i}" for p in (64, 65) for i in range(4)]
     assert {row.attempt for row in [*run.requests, *run.scripts, *run.batches]} == {0}
     assert [batch.requests for batch in run.batches] == [8, 8]
 
@@ -138,6 +138,6 @@ async def test_a_decided_gate_ends_the_run_between_two_batches_and_says_why(serv
     await measure(serve, gate, decided=lambda: "nothing can change it")
     run = runs.load_run("r1")
     assert run.stopped == "nothing can change it"
-    assert {batch.cell for batch in run.batches} == {"talk-a"}
+    assert {batch.cell for batch in run.batches} == {"p64-c2"}
     assert (await measure(serve, gate)).started == []  # nothing is left of a stopped run
     assert runs.load_run("r1").stopped == "nothing can change it"

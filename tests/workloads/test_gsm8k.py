@@ -157,7 +157,7 @@ async def first_script(gate: EffectiveGate, result: RequestResult) -> tuple[Plan
     endpoint = Endpoint(base_url="http://127.0.0.1:1", model="m", dialect=dialect_of("vllm"), fingerprint=fingerprint)
     control = ControlClient(endpoint.base_url)
     await workload.prepare(endpoint, control)
-    script = (await workload.batch(workload.cells()[0], 0, 0, "measure", control)).scripts[0]
+    script = (await workload.batch(workload._spec.matrix.cells()[0], 0, 0, "measure", control)).scripts[0]
     sent: list[PlannedRequest] = []
 
     async def send(planned: PlannedRequest) -> RequestResult:

@@ -63,7 +63,7 @@ async def test_prompts_have_exactly_the_tokens_asked_for(make_serve: MakeServe, 
     serve = make_serve()
     gate = spec(tokens=[700, 2048, 4047], endpoint=endpoint, salt=salt)
     async with ready(gate, serve.endpoint()) as (workload, control):
-        for cell in workload.cells():
+        for cell in workload._spec.matrix.cells():
             for planned in await workload.requests(cell, 0, 0, "measure", control):
                 assert serve.count(planned.body) == cell.params["prompt_tokens"] == planned.expect["prompt_tokens"]
     assert serve.completed == []  # nothing was sent to the model to learn the length
@@ -72,7 +72,7 @@ async def test_prompts_have_exactly_the_tokens_asked_for(make_serve: MakeServe, 
 async def test_the_longest_prompt_is_exact_in_few_calls(make_serve: MakeServe) -> None:
     serve = make_serve()
     async with ready(spec(tokens=[124_080], concurrency=[4]), serve.endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         before = len(serve.tokenized)
         batch = await workload.requests(cell, 0, 0, "measure", control)
         calls = len(serve.tokenized) - before
@@ -87,7 +87,7 @@ async def test_without_tokenize_the_length_is_calibrated_well_within_one_percent
     serve = make_serve(tokenize=False)
     async with ready(spec(tokens=[4047, 62_080]), serve.endpoint(engine)) as (workload, control):
         asked = len(serve.completed)
-        for cell in workload.cells():
+        for cell in workload._spec.matrix.cells():
             for planned in await workload.requests(cell, 0, 0, "measure", control):
                 assert serve.count(planned.body) == pytest.approx(cell.params["prompt_tokens"], rel=0.004)
         assert len(serve.completed) == asked  # the long prompts themselves are not sent before they are measured
@@ -107,7 +107,7 @@ async def test_every_salted_prompt_of_a_run_begins_differently(make_serve: MakeS
     salts: list[str] = []
     for run_id in ("run-1", "run-2"):
         async with ready(spec(), serve.endpoint(), run_id) as (workload, control):
-            (cell,) = workload.cells()
+            (cell,) = workload._spec.matrix.cells()
             for repeat, attempt, phase in ((0, 0, "warmup"), (0, 0, "measure"), (1, 0, "measure"), (1, 1, "measure")):
                 for planned in await workload.requests(cell, repeat, attempt, phase, control):
                     begins.append(text(planned)[:16])
@@ -119,14 +119,14 @@ async def test_every_salted_prompt_of_a_run_begins_differently(make_serve: MakeS
 
 async def test_cells_of_the_same_length_share_no_beginning(make_serve: MakeServe) -> None:
     async with ready(spec(concurrency=[1, 2]), make_serve().endpoint()) as (workload, control):
-        batches = [await workload.requests(cell, 0, 0, "measure", control) for cell in workload.cells()]
+        batches = [await workload.requests(cell, 0, 0, "measure", control) for cell in workload._spec.matrix.cells()]
     begins = [text(planned)[:16] for batch in batches for planned in batch]
     assert len(set(begins)) == 3
 
 
 async def test_a_cache_salt_is_only_sent_to_serves_that_know_it(make_serve: MakeServe) -> None:
     async with ready(spec(), make_serve().endpoint("openai")) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         for planned in await workload.requests(cell, 0, 0, "measure", control):
             assert "cache_salt" not in planned.body
             assert text(planned).startswith(planned.expect["salt"])
@@ -134,7 +134,7 @@ async def test_a_cache_salt_is_only_sent_to_serves_that_know_it(make_serve: Make
 
 async def test_without_salt_every_repeat_sends_the_same_bytes(make_serve: MakeServe) -> None:
     async with ready(spec(salt=False), make_serve().endpoint(), "run-1") as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         first = await workload.requests(cell, 0, 0, "measure", control)
         again = await workload.requests(cell, 2, 1, "measure", control)
     async with ready(spec(salt=False), make_serve().endpoint(), "run-2") as (workload, control):
@@ -145,14 +145,14 @@ async def test_without_salt_every_repeat_sends_the_same_bytes(make_serve: MakeSe
 
 async def test_the_same_run_builds_the_same_request_twice(make_serve: MakeServe) -> None:
     async with ready(spec(), make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         once = await workload.requests(cell, 1, 0, "measure", control)
         assert bodies(once) == bodies(await workload.requests(cell, 1, 0, "measure", control))
 
 
 async def test_the_codes_lie_early_in_the_middle_and_late_and_nowhere_else(make_serve: MakeServe) -> None:
     async with ready(spec(tokens=[8192]), make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         for planned in await workload.requests(cell, 0, 0, "measure", control):
             prompt = text(planned)
             assert [prompt.count(code) for code in planned.expect["codes"]] == [1, 1, 1]
@@ -163,7 +163,7 @@ async def test_the_codes_lie_early_in_the_middle_and_late_and_nowhere_else(make_
 @pytest.mark.parametrize(("found", "recall"), [(0, 0.0), (1, 1 / 3), (2, 2 / 3), (3, 1.0)])
 async def test_recall_is_the_share_of_the_codes_in_the_answer(make_serve: MakeServe, found: int, recall: float) -> None:
     async with ready(spec(), make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         planned = (await workload.requests(cell, 0, 0, "measure", control))[0]
     reply = "The codes are " + ", ".join(planned.expect["codes"][:found])
     answer = workload.read_answer(planned, RequestResult(ok=True, content=reply))
@@ -173,7 +173,7 @@ async def test_recall_is_the_share_of_the_codes_in_the_answer(make_serve: MakeSe
 
 async def test_a_code_inside_a_longer_number_is_not_found(make_serve: MakeServe) -> None:
     async with ready(spec(), make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         planned = (await workload.requests(cell, 0, 0, "measure", control))[0]
     glued = "1".join(planned.expect["codes"])
     answer = workload.read_answer(planned, RequestResult(ok=True, content=glued))
@@ -183,7 +183,7 @@ async def test_a_code_inside_a_longer_number_is_not_found(make_serve: MakeServe)
 
 async def test_a_failed_request_has_no_answer_to_read(make_serve: MakeServe) -> None:
     async with ready(spec(), make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         planned = (await workload.requests(cell, 0, 0, "measure", control))[0]
     assert workload.read_answer(planned, RequestResult(ok=False, error="deadline")) is None
 
@@ -191,7 +191,7 @@ async def test_a_failed_request_has_no_answer_to_read(make_serve: MakeServe) -> 
 async def test_the_body_asks_for_what_the_gate_says(make_serve: MakeServe) -> None:
     gate = spec(thinking=False, ignore_eos=True, extra_body={"top_p": 0.5})
     async with ready(gate, make_serve().endpoint("vllm")) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         planned = (await workload.requests(cell, 0, 0, "measure", control))[0]
     body = {key: value for key, value in planned.body.items() if key not in ("messages", "cache_salt")}
     assert planned.path == "/v1/chat/completions"
@@ -213,7 +213,7 @@ async def test_a_warm_up_sends_as_many_requests_as_the_gate_says(
 ) -> None:
     gate = spec().model_copy(update={"warmup": spec().warmup.model_copy(update={"requests_per_cell": asked})})
     async with ready(gate, make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         assert len(await workload.requests(cell, 0, 0, "warmup", control)) == count
 
 
@@ -230,6 +230,6 @@ async def test_a_prompt_that_the_serve_has_no_room_for_is_refused_before_anythin
 
 async def test_a_prompt_too_short_for_codes_and_question_is_refused(make_serve: MakeServe) -> None:
     async with ready(spec(tokens=[40]), make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         with pytest.raises(WorkloadError, match="40 tokens"):
             await workload.requests(cell, 0, 0, "measure", control)

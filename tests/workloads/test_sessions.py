@@ -77,7 +77,7 @@ def honest(planned: PlannedRequest) -> RequestResult:
 
 async def batch_of(gate: GateSpec, serve: Any, cell_id: str, run: str = "run-1", repeat: int = 0) -> Batch:
     async with ready(gate, serve.endpoint(), run) as (workload, control):
-        cell = next(cell for cell in workload.cells() if cell.id == cell_id)
+        cell = next(cell for cell in workload._spec.matrix.cells() if cell.id == cell_id)
         return await workload.batch(cell, repeat, 0, "measure", control)
 
 

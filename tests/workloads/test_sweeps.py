@@ -49,7 +49,7 @@ async def test_mt_bench_sends_ten_requests_a_slot_and_at_least_all_questions_onc
     gate = spec("mt-bench", "options.data=mt-bench-ds4", profile="full")
     async with ready(gate, make_serve().endpoint()) as (workload, control):
         sizes = {}
-        for cell in workload.cells():
+        for cell in workload._spec.matrix.cells():
             batch = await workload.batch(cell, 0, 0, "measure", control)
             sizes[cell.id] = len(batch.scripts)
             assert batch.slots == cell.concurrency
@@ -64,7 +64,7 @@ async def test_mt_bench_asks_the_same_in_every_run_and_salts_only_the_cache(make
     serve, gate, texts, salts = make_serve(), spec("mt-bench"), [], []
     for run in ("run-1", "run-2"):
         async with ready(gate, serve.endpoint(), run) as (workload, control):
-            cell = workload.cells()[0]
+            cell = workload._spec.matrix.cells()[0]
             for repeat in range(2):
                 requests = planned(await workload.batch(cell, repeat, 0, "measure", control))
                 texts.append([p.body["messages"] for p in requests])
@@ -77,7 +77,7 @@ async def test_mt_bench_asks_the_same_in_every_run_and_salts_only_the_cache(make
 
 async def test_mt_bench_body_asks_for_what_the_gate_says(make_serve: MakeServe) -> None:
     async with ready(spec("mt-bench"), make_serve().endpoint("openai")) as (workload, control):
-        request = planned(await workload.batch(workload.cells()[0], 0, 0, "measure", control))[0]
+        request = planned(await workload.batch(workload._spec.matrix.cells()[0], 0, 0, "measure", control))[0]
     assert request.path == "/v1/chat/completions"
     assert (request.body["temperature"], request.body["max_tokens"]) == (1.0, 16)
     assert request.body["stream_options"] == {"include_usage": True}
@@ -88,7 +88,7 @@ async def test_mt_bench_body_asks_for_what_the_gate_says(make_serve: MakeServe) 
 async def test_random_prompts_have_their_length_and_share_no_beginning(make_serve: MakeServe, name: str) -> None:
     serve, begins = make_serve(), []
     async with ready(spec(name), serve.endpoint()) as (workload, control):
-        for cell in workload.cells():
+        for cell in workload._spec.matrix.cells():
             for repeat in range(2):
                 batch = await workload.batch(cell, repeat, 0, "measure", control)
                 assert batch.slots == cell.concurrency
@@ -103,7 +103,7 @@ async def test_random_words_depend_on_the_seed_and_not_on_the_run(make_serve: Ma
     serve, seen = make_serve(), []
     for run, seed in (("run-1", 1), ("run-2", 1), ("run-1", 2)):
         async with ready(spec("random", f"seed={seed}"), serve.endpoint(), run) as (workload, control):
-            request = planned(await workload.batch(workload.cells()[0], 0, 0, "measure", control))[0]
+            request = planned(await workload.batch(workload._spec.matrix.cells()[0], 0, 0, "measure", control))[0]
             seen.append(request.body["prompt"][17:200])
     assert seen[0] == seen[1] != seen[2]
 
@@ -111,7 +111,7 @@ async def test_random_words_depend_on_the_seed_and_not_on_the_run(make_serve: Ma
 async def test_every_slot_has_a_request(make_serve: MakeServe) -> None:
     gate = spec("random", "options.requests=2", "matrix.concurrency=[4]", "warmup.requests_per_cell=0")
     async with ready(gate, make_serve().endpoint()) as (workload, control):
-        (cell,) = workload.cells()
+        (cell,) = workload._spec.matrix.cells()
         assert len((await workload.batch(cell, 0, 0, "measure", control)).scripts) == 4
         assert (await workload.batch(cell, 0, 0, "warmup", control)).scripts == []
 

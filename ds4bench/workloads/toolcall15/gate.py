@@ -11,7 +11,7 @@ from ds4bench.client.control import ControlClient
 from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.spec.gate import GateSpec
-from ds4bench.spec.workloads.toolcall15 import ToolCall15Matrix, ToolCall15Options
+from ds4bench.spec.workloads.toolcall15 import ToolCall15Options
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, Script, Send
 from ds4bench.workloads.dataset import DataSet, make_dataset
@@ -55,19 +55,14 @@ class ToolCall15:
     """
 
     def __init__(self, spec: GateSpec, run_id: str, data: DataSet | None) -> None:
-        assert isinstance(spec.matrix, ToolCall15Matrix)
         assert isinstance(spec.options, ToolCall15Options)
         if data is None:
             raise WorkloadError("toolcall15 needs its scenarios: read_data() comes first")
-        self._spec, self._matrix, self._options = spec, spec.matrix, spec.options
+        self._spec, self._options = spec, spec.options
         self._run_id = run_id
         self._battery = _battery(data.identity.source)
         self._scenarios = _held(self._battery, self._options)
         self._endpoint: Endpoint | None = None
-
-    def cells(self) -> list[Cell]:
-        """See ``Workload``."""
-        return self._matrix.cells()
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
         """See ``Workload``."""
