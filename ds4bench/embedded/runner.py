@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from ds4_kernels import ops
 from torch import Tensor
 
 from ds4bench.embedded.batch import Batch, StepInput
@@ -31,8 +32,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class ModelRunner:
     """The model with its caches on one device. ``checkpoint`` None means random weights from ``engine.seed``.
 
-    Decode steps are captured by ``capture`` and replayed: with CUDA graphs on a GPU unless ``enforce_eager``, by default
-    not at all elsewhere. ``profiler`` times the steps.
+    Decode steps are captured by ``capture`` and replayed: with CUDA graphs on a GPU unless ``enforce_eager`` or an op runs
+    on its reference (``DS4_KERNELS``), by default not at all elsewhere. ``profiler`` times the steps.
 
     Raises ValueError for a device that is not there, for a model that the backend cannot run, and for speculation with a
     checkpoint that has no MTP block.
@@ -73,7 +74,7 @@ class ModelRunner:
             raise ValueError("the fused backend reads whole checkpoints; these weights need --backend ops")
         self.caches = [LayerCache(model, engine, ratio, dtype) for ratio in model.compress_ratios]
         self.mtp_cache = LayerCache(model, engine, SWA_ONLY, dtype) if engine.num_speculative_tokens else None
-        if capture is None and engine.device != "cpu" and not engine.enforce_eager:
+        if capture is None and engine.device != "cpu" and not engine.enforce_eager and capturable(engine.device):
             capture = CudaCapture()
         if capture is not None and isinstance(self.model, DeviceModel):
             mtp = self.mtp if isinstance(self.mtp, DeviceMtpBlock) else None
@@ -209,6 +210,11 @@ def require_device(device: str) -> None:
     """Raise ValueError for a CUDA device where torch finds none."""
     if device != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: torch {torch.__version__} finds no CUDA device here")
+
+
+def capturable(device: str) -> bool:
+    """Whether every op may run inside a CUDA graph: the references synchronise with the host."""
+    return all(choice.backend == "triton" for choice in ops.describe(device))
 
 
 def _require_mtp(drafts: int, has_mtp: bool) -> None:

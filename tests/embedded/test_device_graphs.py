@@ -17,7 +17,7 @@ from torch import Tensor
 from ds4bench.embedded.batch import StepInput
 from ds4bench.embedded.config import EngineConfig, ModelConfig
 from ds4bench.embedded.device.graphs import SIZES, EagerCapture, Outputs, sizes_up_to
-from ds4bench.embedded.runner import ModelRunner
+from ds4bench.embedded.runner import ModelRunner, capturable
 from ds4bench.embedded.weights import Checkpoint, random_checkpoint
 
 BLOCK = 128
@@ -220,3 +220,14 @@ def test_cuda_graphs_give_the_logits_of_plain_steps(weights: Checkpoint, drafts:
             behind = [StepInput([8, 9], length, table, True) for length, table in rows]
             one, two = (runner.draft(behind, list(range(count))) for runner in (graphs, plain))
             assert torch.nn.functional.cosine_similarity(one, two, dim=-1).min() > 0.99
+
+
+@pytest.mark.parametrize("mode", ["reference", "triton"])
+def test_an_op_on_its_reference_is_never_captured(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """A reference synchronises with the host, which a capture does not allow."""
+    pytest.importorskip("triton")
+    monkeypatch.delenv("DS4_KERNELS_OPS", raising=False)
+    monkeypatch.setenv("DS4_KERNELS", mode)
+    assert capturable("cuda") is (mode == "triton")
+    monkeypatch.setenv("DS4_KERNELS_OPS", "attn")
+    assert not capturable("cuda")
