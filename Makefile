@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: gate test test-slow test-oracle test-engine lint format compile-gate compile-gate-subset bench-client bench-engine train-nano trust trust-faults install clean
+.PHONY: gate test test-slow test-oracle test-engine test-hooks lint format compile-gate compile-gate-subset bench-client bench-engine train-nano trust trust-faults trust-runs install clean
 
 gate: $(STAMP)
 	$(BIN)/ds4bench gate long-context --target embedded --profile smoke --baseline here
@@ -38,8 +38,38 @@ ENGINE_VENV ?= .venv-engine
 ENGINE_STAMP := $(ENGINE_VENV)/.installed
 ENGINE_PIP := $(ENGINE_VENV)/bin/python -m pip --disable-pip-version-check
 
-test-engine: $(STAMP) $(ENGINE_STAMP)
-	DS4BENCH_TEST_VLLM_PYTHON=$(abspath $(ENGINE_VENV))/bin/python $(BIN)/python -m pytest -m engine tests/engine
+# Ray, in an environment of its own too: the profile of two machines over Ray, on two loopback nodes.
+RAY_VENV ?= .venv-ray
+RAY_STAMP := $(RAY_VENV)/.installed
+
+test-engine: $(STAMP) $(ENGINE_STAMP) $(RAY_STAMP)
+	DS4BENCH_TEST_VLLM_PYTHON=$(abspath $(ENGINE_VENV))/bin/python DS4BENCH_TEST_RAY_PYTHON=$(abspath $(RAY_VENV))/bin/python \
+		$(BIN)/python -m pytest -m engine tests/engine
+
+$(RAY_STAMP):
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check ray
+	touch $@
+
+# The plugin's hooks against the sources of the engines that its tables know (wheels of 610 MB, unpacked, never installed).
+SOURCES ?= .engine-sources
+SOURCES_STAMP := $(SOURCES)/.unpacked
+SOURCE_WHEELS := vllm==0.25.0 vllm==0.33.0 sglang==0.5.23
+FOREIGN_PIP := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+	--implementation cp --platform manylinux_2_34_x86_64 --platform manylinux_2_28_x86_64
+
+test-hooks: $(STAMP) $(SOURCES_STAMP)
+	DS4_TEST_VLLM_SOURCES=0.25.0=$(abspath $(SOURCES))/vllm-0.25.0:0.33.0=$(abspath $(SOURCES))/vllm-0.33.0 \
+	DS4_TEST_SGLANG_SOURCES=$(abspath $(SOURCES))/sglang-0.5.23 $(BIN)/python -m pytest kernels/tests/engines
+
+$(SOURCES_STAMP): | $(STAMP)
+	mkdir -p $(SOURCES)
+	for wanted in $(SOURCE_WHEELS); do \
+		$(FOREIGN_PIP) --dest $(SOURCES)/wheels "$$wanted" && \
+		name=$${wanted%%==*} version=$${wanted##*==} && \
+		$(BIN)/python -m zipfile -e $(SOURCES)/wheels/$$name-$$version-*.whl $(SOURCES)/$$name-$$version || exit 1; \
+	done
+	touch $@
 
 $(ENGINE_STAMP):
 	$(PYTHON) -m venv $(ENGINE_VENV)
@@ -83,10 +113,18 @@ trust: $(STAMP)
 	$(BIN)/python -m ds4bench.trust simulate
 
 # Broken serves against the gates that must notice: 38 serves, about 90 gate runs and their baselines, an hour on 2 cores with
-# nothing else on the machine. Stopped with Ctrl-C it goes on where it was. TRUST= (empty) runs the whole suite on every serve, 6 hours.
+# nothing else on the machine; a machine of n cores does n/2 serves at a time. Stopped with Ctrl-C it goes on where it was.
+# TRUST= (empty) runs the whole suite on every serve: 6 hours on 2 cores.
 TRUST ?= --quick
 trust-faults: $(STAMP)
-	$(BIN)/python -m ds4bench.trust matrix $(TRUST)
+	$(BIN)/python -m ds4bench.trust lanes matrix $(TRUST)
+
+# Real promotions and commit checks of known builds: 20 A/A promotions of the smoke suite (12 minutes each with their
+# baselines), 10 commit checks of an unchanged and 10 of a 20 % slower commit (9 minutes each). 7 hours on 2 cores, half an hour on 64.
+trust-runs: $(STAMP)
+	$(BIN)/python -m ds4bench.trust lanes aa-runs --count 20
+	$(BIN)/python -m ds4bench.trust lanes ci-runs --count 10
+	$(BIN)/python -m ds4bench.trust lanes ci-runs --count 10 --slow 20%
 
 install: $(STAMP)
 
@@ -98,4 +136,4 @@ $(STAMP): pyproject.toml kernels/pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info kernels/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(ENGINE_VENV) $(RAY_VENV) $(SOURCES) build dist *.egg-info kernels/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

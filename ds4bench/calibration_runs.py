@@ -10,7 +10,7 @@ from ds4bench.core import Noise, RunData
 from ds4bench.errors import SpecError, StoreError, TargetError
 from ds4bench.run_session import Prepared, TargetOptions, fit_for_baseline, judged, measure, started
 from ds4bench.spec.load import EffectiveGate
-from ds4bench.store import runs
+from ds4bench.store import baselines, runs
 from ds4bench.verdicts.evidence import gather
 from ds4bench.verdicts.foresight import levels_of
 from ds4bench.verdicts.rules.comparison import comparing_rules, spread
@@ -29,6 +29,17 @@ class RuleNoise:
     measured: str
     sight: str
     refusal: str | None
+
+
+def refuse_early(gate: EffectiveGate, baseline: str, *, measured: bool) -> None:
+    """Raises SpecError or StoreError for what would make the measurement of hours worthless: nothing to calibrate, sessions
+    without a repeat to compare with, a baseline that is not there."""
+    if not comparing_rules(gate.spec):
+        raise SpecError(f"gate {gate.spec.name} has no rule that compares a time with a baseline: nothing to calibrate")
+    if measured and gate.spec.repeats.count < 2:
+        raise SpecError(f"gate {gate.spec.name} has one repeat, which shows no noise: give --repeats 2 or more")
+    if baseline != baselines.HERE:
+        baselines.load_baseline(baseline, gate.spec.name, gate.profile)
 
 
 async def measure_sessions(
@@ -60,12 +71,9 @@ def stored_sessions(gate: EffectiveGate, run_ids: Sequence[str]) -> list[RunData
 
 
 def noise_of(gate: EffectiveGate, sessions: Sequence[RunData]) -> list[RuleNoise]:
-    """The noise of each comparing rule, and what it can see with it. Raises SpecError for a gate without such rules,
-    StoreError for too few sessions or values that are not there."""
-    rules = comparing_rules(gate.spec)
-    if not rules:
-        raise SpecError(f"gate {gate.spec.name} has no rule that compares a time with a baseline: nothing to calibrate")
-    return [_rule_noise(rule, gate, sessions) for rule in rules]
+    """The noise of each comparing rule, and what it can see with it. Raises StoreError for too few sessions or values that
+    are not there."""
+    return [_rule_noise(rule, gate, sessions) for rule in comparing_rules(gate.spec)]
 
 
 def _rule_noise(rule: ComparingRule, gate: EffectiveGate, sessions: Sequence[RunData]) -> RuleNoise:

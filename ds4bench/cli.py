@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from ds4bench import __version__
-from ds4bench.cli_groups import EnginePython, baseline_app, runs_app, serve_app
+from ds4bench.cli_groups import EnginePython, Kernels, attribute, baseline_app, runs_app, serve_app
+from ds4bench.cli_options import (
+    GateData,
+    Json,
+    JunitFile,
+    Port,
+    Quiet,
+    ServeArgs,
+    ServeProfile,
+    SuiteData,
+    SummaryFile,
+    TargetName,
+)
 from ds4bench.errors import Ds4BenchError
 
 app = typer.Typer(
@@ -25,22 +36,7 @@ app = typer.Typer(
 app.add_typer(serve_app, name="serve")
 app.add_typer(baseline_app, name="baseline")
 app.add_typer(runs_app, name="runs")
-
-
-class TargetName(StrEnum):
-    """Who answers."""
-
-    EMBEDDED = "embedded"
-    ATTACH = "attach"
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    HOSTED_DEEPSEEK = "hosted-deepseek"
-
-
-JunitFile = Annotated[str | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML.")]
-SummaryFile = Annotated[
-    str | None, typer.Option("--summary", metavar="FILE", help='Append Markdown, e.g. to "$GITHUB_STEP_SUMMARY".')
-]
+app.command()(attribute)
 
 
 def _version(show: bool) -> None:
@@ -72,7 +68,12 @@ def gate(
     url: Annotated[
         str | None, typer.Option(help="Base URL of the serve to attach to, e.g. http://127.0.0.1:8000")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model id to ask for (default: the serve's only model).")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model id to ask for (default: the serve's only model); vllm and sglang: id or folder to launch."
+        ),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="Profile of the gate file: full (default), smoke, short, ...")
     ] = None,
@@ -86,29 +87,26 @@ def gate(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="PATH=VALUE", help="Override a value of the gate, e.g. --set request.max_tokens=64"
+            "--set",
+            metavar="PATH=VALUE",
+            help="Override a value of the gate, e.g. --set request.max_tokens=64; repeat it.",
         ),
     ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Repeats instead of the gate's own.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted or whose serve died.")
+    ] = None,
     serve_arg: Annotated[
         list[str] | None,
-        typer.Option(metavar="FLAG", help="Flag for the launched serve, e.g. --serve-arg=--no-prefix-caching"),
-    ] = None,
-    data: Annotated[
-        str | None,
         typer.Option(
-            metavar="PATH", help="Local copy of the data that the gate reads, e.g. MT-bench's question.jsonl."
+            metavar="FLAG", help="Flag for the launched serve, e.g. --serve-arg=--no-prefix-caching; repeat it."
         ),
     ] = None,
+    data: GateData = None,
     engine_python: EnginePython = None,
-    serve_profile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="How vllm or sglang serves: rtx-pro-6000-tp2, h200, cpu, ... or a YAML file."
-        ),
-    ] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the launched engine (default: a free one).")] = None,
+    serve_profile: ServeProfile = None,
+    port: Port = None,
+    kernels: Kernels = None,
     max_requests: Annotated[
         int | None, typer.Option(min=1, help="Hosted: end the run before it sends more requests than this.")
     ] = None,
@@ -123,8 +121,8 @@ def gate(
         str | None,
         typer.Option(metavar="SOURCE", help="Show published rows beside the run, e.g. vllm-41834. Never decides."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run one gate and say PASS, FAIL, INVALID or INCONCLUSIVE.
 
@@ -153,7 +151,13 @@ def gate(
         quiet=quiet,
         data=data,
         serving=Serving(
-            engine_python, serve_profile, port, max_requests=max_requests, max_cost=max_cost, prices=prices
+            engine_python,
+            serve_profile,
+            port,
+            max_requests=max_requests,
+            max_cost=max_cost,
+            prices=prices,
+            kernels=kernels,
         ),
         dry_run=dry_run,
     )
@@ -166,7 +170,7 @@ def rescore(
     rules: Annotated[
         str | None, typer.Option(help="Rule set: v1-jasl or v1-original (default: the run's own).")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    json_: Json = False,
 ) -> None:
     """Score a run's stored tool-call conversations by another rule set; needs no serve."""
     from ds4bench.commands.rescore import rescore_run
@@ -177,7 +181,8 @@ def rescore(
 @app.command()
 def promote(
     suite: Annotated[
-        str | None, typer.Option(help="Suite name or file: promotion (default), smoke, nightly, ...")
+        str | None,
+        typer.Option(help="Suite name or file: promotion (default), smoke, ... (`ds4bench gates` lists them)."),
     ] = None,
     target: Annotated[TargetName, typer.Option(help="Who answers, as for `ds4bench gate`.")] = TargetName.EMBEDDED,
     url: Annotated[str | None, typer.Option(help="Base URL of the serve to attach to.")] = None,
@@ -185,18 +190,20 @@ def promote(
     baseline: Annotated[
         str, typer.Option(help="What to compare with: a promoted baseline's name, [b]here[/b] or [b]none[/b].")
     ] = "here",
-    data: Annotated[
-        list[str] | None, typer.Option(metavar="GATE=PATH", help="Local copy of the data that a gate reads.")
-    ] = None,
-    serve_arg: Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for the launched serve.")] = None,
+    data: SuiteData = None,
+    serve_arg: ServeArgs = None,
     engine_python: EnginePython = None,
-    serve_profile: Annotated[str | None, typer.Option(metavar="NAME", help="How vllm or sglang serves.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the launched engine (default: a free one).")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="SUITE_RUN", help="Go on with a suite that was ended.")] = None,
+    serve_profile: ServeProfile = None,
+    port: Port = None,
+    kernels: Kernels = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="SUITE_RUN", help="Go on with a suite that was interrupted or whose serve died."),
+    ] = None,
     junit: JunitFile = None,
     summary: SummaryFile = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a suite of gates on one serve and say whether the build may be promoted.
 
@@ -206,7 +213,7 @@ def promote(
     from ds4bench.run_session import TargetOptions
     from ds4bench.targets.choice import Serving
 
-    serving = Serving(engine_python, serve_profile, port)
+    serving = Serving(engine_python, serve_profile, port, kernels=kernels)
     options = PromoteOptions(
         suite=suite,
         target=TargetOptions(target.value, url, model, tuple(serve_arg or ()), serving),
@@ -236,13 +243,11 @@ def calibrate(
     profile: Annotated[str | None, typer.Option(help="Profile of the gate file.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value.")] = None,
     repeats: Annotated[int | None, typer.Option(min=2, help="Repeats of each run instead of the gate's own.")] = None,
-    serve_arg: Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for the launched serve.")] = None,
+    serve_arg: ServeArgs = None,
     engine_python: EnginePython = None,
-    serve_profile: Annotated[str | None, typer.Option(metavar="NAME", help="How vllm or sglang serves.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Local copy of the data that the gate reads.")
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
+    serve_profile: ServeProfile = None,
+    data: GateData = None,
+    json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Measure how much one build differs from itself, and say what change the gate can see.
@@ -274,7 +279,9 @@ def calibrate(
 def ci(
     base: Annotated[str, typer.Option(metavar="REVISION", help="What to compare this working tree with.")] = "HEAD~1",
     suite: Annotated[str | None, typer.Option(help="Suite name or file (default: smoke).")] = None,
-    gate_: Annotated[list[str] | None, typer.Option("--gate", help="Gates instead of a suite.")] = None,
+    gate_: Annotated[
+        list[str] | None, typer.Option("--gate", metavar="GATE", help="Gate instead of a suite; repeat it.")
+    ] = None,
     profile: Annotated[str, typer.Option(help="Profile of the gates of --gate.")] = "smoke",
     repeats: Annotated[
         int | None, typer.Option(min=3, help="Blocks instead of the gates' own repeats (--gate).")
@@ -282,9 +289,7 @@ def ci(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the gates (--gate).")
     ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(metavar="GATE=PATH", help="Local copy of the data that a gate reads.")
-    ] = None,
+    data: SuiteData = None,
     serve_arg: Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for both serves.")] = None,
     serve_python: Annotated[
         str | None, typer.Option(metavar="PATH", help="Interpreter of the base's serve, where it needs other packages.")
@@ -294,8 +299,8 @@ def ci(
     ] = False,
     junit: JunitFile = None,
     summary: SummaryFile = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare this working tree with another revision of it: both serves, measured in turns (A B B A ...).
 
@@ -322,7 +327,7 @@ def ci(
 
 @app.command()
 def gates() -> None:
-    """List the gates with their purpose and profiles."""
+    """List the gates with their purpose and profiles, and the suites."""
     from ds4bench.commands.listing import show_gates
 
     show_gates()
@@ -343,9 +348,9 @@ def compare(
     other_model: Annotated[
         bool, typer.Option("--other-model", help="Compare the scores of different models, on purpose.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    json_: Json = False,
 ) -> None:
-    """Compare two runs of a gate, for example local against hosted: item scores paired, latencies as ratios. No verdict."""
+    """Compare two runs of a gate: scores paired by item, latencies as ratios and by rank. No verdict."""
     from ds4bench.commands.compare import compare_runs
 
     raise typer.Exit(compare_runs(first, second, other_model=other_model, as_json=json_))
@@ -374,8 +379,10 @@ def main() -> None:
     except Ds4BenchError as error:
         if debug:
             raise
+        from ds4bench.verdicts.exit_codes import USAGE
+
         typer.echo(f"ds4bench: {error}", err=True)
-        sys.exit(2)
+        sys.exit(USAGE)
 
 
 if __name__ == "__main__":

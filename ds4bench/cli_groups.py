@@ -1,18 +1,27 @@
-"""Command groups: ``ds4bench serve``, ``baseline`` and ``runs``. As in ``cli``, options and one call each."""
+"""Command groups ``ds4bench serve``, ``baseline``, ``runs``, and ``attribute``. As in ``cli``, options and one call each."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-serve_app = typer.Typer(help="Start a serve.", no_args_is_help=True)
+serve_app = typer.Typer(help="Start a serve by itself: the embedded engine, vLLM or SGLang.", no_args_is_help=True)
 baseline_app = typer.Typer(help="Stored baselines: promote a run, list, show, compare two.", no_args_is_help=True)
 runs_app = typer.Typer(help="Runs under .ds4bench/runs: list, show.", no_args_is_help=True)
 
 EnginePython = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Interpreter or environment folder that has the engine (default: this one)."),
+]
+Kernels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHOSE",
+        help="Kernels of the launched serve: [b]bundled[/b], [b]engine[/b] (its own) or [b]ops=attn,indexer[/b]; the run "
+        "is INVALID unless its processes prove that they ran.",
+    ),
 ]
 
 
@@ -47,13 +56,14 @@ def serve_vllm(
     port: ServePort = 8000,
     host: ServeHost = "127.0.0.1",
     ready_deadline: ServeDeadline = None,
+    kernels: Kernels = None,
     dry_run: DryRun = False,
 ) -> None:
     """Launch vLLM with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`."""
     from ds4bench.commands.serve import serve_engine
     from ds4bench.targets.choice import Serving
 
-    serving = Serving(engine_python, profile, port, host, ready_deadline)
+    serving = Serving(engine_python, profile, port, host, ready_deadline, kernels=kernels)
     raise typer.Exit(serve_engine("vllm", model, context.args, serving, dry_run=dry_run))
 
 
@@ -66,13 +76,14 @@ def serve_sglang(
     port: ServePort = 30000,
     host: ServeHost = "127.0.0.1",
     ready_deadline: ServeDeadline = None,
+    kernels: Kernels = None,
     dry_run: DryRun = False,
 ) -> None:
     """Launch SGLang with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`."""
     from ds4bench.commands.serve import serve_engine
     from ds4bench.targets.choice import Serving
 
-    serving = Serving(engine_python, profile, port, host, ready_deadline)
+    serving = Serving(engine_python, profile, port, host, ready_deadline, kernels=kernels)
     raise typer.Exit(serve_engine("sglang", model, context.args, serving, dry_run=dry_run))
 
 
@@ -135,3 +146,62 @@ def runs_show(
     from ds4bench.commands.runs import show
 
     show(run, beside, as_json=json_)
+
+
+class LaunchedTarget(StrEnum):
+    """Serves that can be started with one kernel and with another."""
+
+    EMBEDDED = "embedded"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+
+
+def attribute(
+    name: Annotated[str, typer.Argument(help="Gate name or path of a gate file.")],
+    target: Annotated[
+        LaunchedTarget, typer.Option(help="vllm, sglang, or embedded (with --serve-arg=--backend=ops on a CPU).")
+    ] = LaunchedTarget.EMBEDDED,
+    model: Annotated[str | None, typer.Option(help="Model id or folder to serve.")] = None,
+    ops: Annotated[str, typer.Option(help="What is searched: all, or a comma list of groups and ops.")] = "all",
+    better: Annotated[
+        bool, typer.Option("--better", help="Name what makes the bundle better, where it is, instead of worse.")
+    ] = False,
+    profile: Annotated[str | None, typer.Option(help="Profile of the gate file.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Repeats of each run instead of the gate's own.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="ID", help="Go on with an attribution that was ended.")] = None,
+    serve_arg: Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for every serve.")] = None,
+    engine_python: EnginePython = None,
+    serve_profile: Annotated[str | None, typer.Option(metavar="NAME", help="How vllm or sglang serves.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the launched engine (default: a free one).")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Local copy of the data that the gate reads.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, and stop there.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")] = False,
+) -> None:
+    """Name the bundled kernel that makes an engine worse: its own kernels against the bundle, then op by op.
+
+    Exit codes: 0 no difference, 1 an op is named as worse, 3 INVALID, 4 INCONCLUSIVE.
+    """
+    from ds4bench.commands.attribute import AttributeOptions, run_attribute
+    from ds4bench.run_session import TargetOptions
+    from ds4bench.targets.choice import Serving
+
+    serving = Serving(engine_python, serve_profile, port)
+    options = AttributeOptions(
+        gate=name,
+        target=TargetOptions(target.value, None, model, tuple(serve_arg or ()), serving),
+        ops=ops,
+        better=better,
+        profile=profile,
+        overrides=tuple(set_ or ()),
+        repeats=repeats,
+        data=data,
+        resume=resume,
+        dry_run=dry_run,
+        json=json_,
+        quiet=quiet,
+    )
+    raise typer.Exit(run_attribute(options))

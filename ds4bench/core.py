@@ -177,9 +177,54 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     health: ClientHealth
     counters: dict[str, float] = {}  # deltas of the serve's own counters, by the canonical names of targets/dialect.py
     probe_ms: float | None = None  # time of the fixed CPU probe just before the batch (store/provenance.py)
-    foreign_cores: float | None = None  # cores that processes other than serve and client kept busy during the batch
+    foreign_cores: float | None = None  # of the cores that client and serve may use, how many others kept busy
     steady_start_s: float | None = None  # see BatchResult
     steady_end_s: float | None = None
+
+
+class KernelHook(msgspec.Struct, frozen=True, kw_only=True):
+    """One place where a bundled kernel stands in for an engine's, as the engine's process reports it.
+
+    ``state``: pending (its module was never imported), installed, skipped or failed, with the ``reason``. Of the calls that
+    reached it, ``calls`` ran the bundled kernel; ``inactive`` and ``declined`` (by reason) went to the engine's own.
+    """
+
+    hook: str
+    op: str
+    group: str
+    state: str
+    reason: str = ""
+    calls: int = 0
+    inactive: int = 0
+    declined: dict[str, int] = {}
+
+
+class KernelProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process of the engine reports of its kernels: ``version`` is the engine's, ``note`` one line for a person."""
+
+    pid: int
+    process: str
+    engine: str
+    version: str | None = None
+    table: str | None = None
+    note: str = ""
+    mode: str = "auto"
+    ops: str | None = None
+    sabotage: dict[str, float] = {}
+    hooks: list[KernelHook] = []
+
+
+class KernelUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Which kernels were asked for with ``--kernels``, and what proves that they ran.
+
+    ``selection``: groups and ops that shall run on the bundle, None for all, empty for none. ``launches``: for every start
+    of the serve its processes. ``backends``: the embedded engine has no hooks; its op table says what runs each op.
+    """
+
+    choice: str
+    selection: list[str] | None
+    launches: list[list[KernelProcess]] = []
+    backends: dict[str, str] | None = None
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +241,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[str] = []
     hardware: dict[str, Any] = {}  # cpu, cores, gpus (names), driver: of the serve's machine when it is this one
     local: bool = False
+    kernels: KernelUse | None = None  # where the serve was launched with --kernels
 
 
 class DataIdentity(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,11 @@ def key(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def kernel_ops() -> str | None:
+    """``DS4_KERNELS_OPS`` of this shell, which a launched serve would inherit."""
+    return os.environ.get("DS4_KERNELS_OPS")
+
+
 def secrets() -> list[str]:
     """Values that must never reach an artifact."""
     return [value for name in _SECRETS if len(value := os.environ.get(name, "")) >= 8]

@@ -6,6 +6,11 @@ The CLI turns a ``Ds4BenchError`` into one line and exit code 2; ``--debug`` sho
 from __future__ import annotations
 
 
+def reason_of(error: OSError | ValueError) -> str:
+    """Why a file cannot be read, without its name, which the message around it has already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class Ds4BenchError(Exception):
     """Base of everything that ds4bench raises on purpose."""
 

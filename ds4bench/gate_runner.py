@@ -34,6 +34,7 @@ from ds4bench.core import (
 )
 from ds4bench.errors import TargetDiedError, TargetError
 from ds4bench.targets.pacing import paced
+from ds4bench.targets.ready import first_token
 from ds4bench.workloads.base import Batch, Script
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 _DEATH_GRACE_S = 2.0
 """A process that was killed is reaped within this time; a refused connection alone may be a full backlog."""
+_PROBE_SHARE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.25, 10.0, 120.0
+"""Of a request's deadline: how long a serve that seems to hang has for one token."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +188,9 @@ class GateRunner:
             slots=batch.slots,
             late=[place for place, (_, script) in enumerate(left) if not script.at_barrier],
             on_first_token=lambda place, ttft_s: self._first_token(key.cell, *left[place], ttft_s),
+            hangs=lambda: self._hangs(control),
         )
-        foreign = foreign_cores(cpu, read_cpu_times(pids), result.wall_s) if pids else None
+        foreign = foreign_cores(cpu, read_cpu_times(pids)) if pids else None
         await self._check_alive(result, control)
         row = BatchRow(
             cell=key.cell.id,
@@ -277,6 +281,24 @@ class GateRunner:
         lost = any(result.error in ("connect", "disconnect", "deadline") for result in batch.results)
         if lost:
             await self._raise_if_dead(control)
+
+    async def _hangs(self, control: ControlClient) -> str | None:
+        """Why the serve is given up: it has no token for a plain question either. A slow one answers that."""
+        limit = min(max(_PROBE_SHARE * self.gate.spec.request.deadline_s, _PROBE_LEAST_S), _PROBE_MOST_S)
+        self.progress.note(f"no stream says anything: asking the serve for one token, for at most {limit:g} s")
+        try:
+            async with asyncio.timeout(limit):
+                await first_token(control, self.endpoint.model)
+        except TimeoutError:
+            why = f"gives no token within {limit:g} s"
+        except TargetError as error:
+            why = str(error)
+        else:
+            return None
+        health = "though /health answers" if await control.health() else "and /health does not answer"
+        return (
+            f"unresponsive: a request reached its deadline, no other stream moved, and a new question {why}, {health}"
+        )
 
     async def _raise_if_dead(self, control: ControlClient) -> None:
         waited = 0.0

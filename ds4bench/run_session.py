@@ -9,18 +9,19 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ds4bench import env
-from ds4bench.core import Baseline, CheckStatus, GateVerdict, RunData, RunManifest
+from ds4bench.core import Baseline, CheckStatus, Fingerprint, GateVerdict, RunData, RunManifest
 from ds4bench.errors import Ds4BenchError, SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.spec.load import EffectiveGate, effective
 from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
-from ds4bench.targets.choice import HOSTED, Serving, make_target
+from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
+from ds4bench.targets.kernels import summary, told_of_kernels
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.extension import extension_due
@@ -76,14 +77,18 @@ class TargetOptions:
             return AttachTarget(self.url or "", self.model, env.api_key(), hardware=hardware)
         if self.name != "embedded":
             return make_target(self.name, self.model, self.url, self.serve_args, self.serving, log_path, hardware)
+        given = self.serving.environment
         if self.tree is None and self.python is None:
-            return EmbeddedTarget(log_path, self.serve_args, hardware=hardware)
-        return EmbeddedTarget(log_path, self.serve_args, hardware=hardware, command=self._command())
+            return EmbeddedTarget(log_path, self.serve_args, hardware=hardware, environment=given)
+        return EmbeddedTarget(
+            log_path, self.serve_args, hardware=hardware, command=self._command(), environment=given
+        )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """What a run keeps of it."""
         described = {"name": self.name, "url": self.url, "serve_args": list(self.serve_args)}
-        return described | ({"serve_profile": self.serving.profile} if self.serving.profile else {})
+        given = {"serve_profile": self.serving.profile, "kernels": self.serving.kernels}
+        return described | {name: value for name, value in given.items() if value}
 
     def _command(self) -> Sequence[str]:
         """The engine of another tree. ``-P``: the working folder must not come before PYTHONPATH."""
@@ -143,9 +148,13 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
-    target = options.make(log_path)
+    serving, kernels = watched(options.name, options.serving, log_path)
+    target = replace(options, serving=serving).make(log_path)
     try:
-        yield Started(target, await target.start(progress.phase), options.described())
+        endpoint = replace(await target.start(progress.phase), kernels=kernels)
+        if kernels is not None:
+            progress.note(f"kernels {kernels.choice.text}: {summary(kernels.use(endpoint.fingerprint))}")
+        yield Started(target, endpoint, options.described())
     except asyncio.CancelledError:
         raise RunInterruptedError(run_id) from None
     finally:
@@ -177,7 +186,8 @@ class Recording:
             check_same_serve(resumed, serve.endpoint)
         manifest = self._manifest({**serve.asked, "role": role}, [sight.sentence for sight in sights])
         self._writer = runs.RunWriter.create(manifest) if resumed is None else runs.RunWriter.reopen(run_id)
-        self._writer.set_fingerprint(serve.endpoint.fingerprint)
+        self._endpoint = serve.endpoint
+        self._writer.set_fingerprint(self._fingerprint())
         local = serve.endpoint.fingerprint.local
         self._runner = GateRunner(
             self.gate, serve.target, serve.endpoint, make_workload(self.gate.spec, run_id, prepared.data), self._writer,
@@ -192,6 +202,8 @@ class Recording:
             self._writer.record_death(str(error))
         except asyncio.CancelledError:
             raise RunInterruptedError(self.run_id) from None
+        finally:
+            self._writer.set_fingerprint(self._fingerprint())
 
     async def run_to_the_end(self) -> None:
         """All repeats, and the declared extension when they leave the comparison open."""
@@ -213,6 +225,11 @@ class Recording:
     def __exit__(self, *_: object) -> None:
         """Release the run folder."""
         self._writer.close()
+
+    def _fingerprint(self) -> Fingerprint:
+        """Who answers, with what its kernels have told so far."""
+        told, kernels = self._endpoint.fingerprint, self._endpoint.kernels
+        return told if kernels is None else told_of_kernels(told, kernels)
 
     def _early_stop(self) -> Callable[[], str | None] | None:
         """What the runner asks between two batches; None for a gate that always runs to its end."""
@@ -270,9 +287,15 @@ def check_endpoint(prepared: Prepared, dialect: Dialect) -> None:
 def check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:
     """Raises TargetError when a run is to go on against another serve than it began with."""
     before, now = resumed.manifest.fingerprint, endpoint.fingerprint
+    if endpoint.kernels is not None:
+        now = told_of_kernels(now, endpoint.kernels)
     if before is None:
         return
     for name in ("engine", "engine_version", "model", "model_revision", "weights", "flags", "faults", "hardware"):
         if getattr(before, name) != getattr(now, name):
             detail = f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
             raise TargetError(f"cannot resume on another serve: {detail}; start a new run instead")
+    kernels = before.kernels.choice if before.kernels else None
+    if kernels != (endpoint.kernels.choice.text if endpoint.kernels else None):
+        again = f"--kernels {kernels}" if kernels else "no --kernels"
+        raise TargetError(f"cannot resume on other kernels: the run was begun with {again}")

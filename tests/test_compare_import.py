@@ -39,8 +39,13 @@ def test_compare_prints_a_table_and_json(tmp_path: Path) -> None:
     out = ds4bench(tmp_path, "compare", first, second)
     assert out.returncode == 0, out.stderr
     assert "Latency seen from the client" in out.stdout
+    assert (
+        "rank p: Mann-Whitney over the repeats' means, two-sided; with these repeats it cannot go under 0.1"
+        in out.stdout
+    )
     document = json.loads(ds4bench(tmp_path, "compare", first, second, "--json").stdout)
     assert all(item["ratio"] == pytest.approx(1) for item in document["latencies"])
+    assert {(item["rank"]["p"], item["rank"]["superiority"]) for item in document["latencies"]} == {(1.0, 0.5)}
 
 
 def test_compare_says_why_it_refuses(tmp_path: Path) -> None:

@@ -8,30 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4bench.core import Answer, BatchRow, Cell, ClientHealth, RequestResult, RequestRow, ScriptRow
+from ds4bench.core import Answer, BatchRow, Cell, RequestResult, RequestRow, ScriptRow
 from ds4bench.measures import CellMeasures, cell_measures, tokens_between
+from tests.records import batch_row, request_row
 
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0,
-    heartbeat_lag_p99_ms=0,
-    heartbeat_lag_max_ms=0,
-    lateness_max_ms=0,
-    burst_share=0,
-    cpu_share=0,
-)
 CELL = Cell("c", 2, {"concurrency": 2})
 
 
 def row(index: int = 0, **result: Any) -> RequestRow:
     values = {"ok": True, "ttft_s": 1.0, "e2e_s": 3.0, "completion_tokens": 21, "first_chunk_tokens": 1, **result}
-    return RequestRow(
-        cell="c", repeat=0, attempt=0, index=index, phase="measure", result=RequestResult(**values), script=index
-    )
+    return request_row(index=index, result=RequestResult(**values), script=index)
 
 
 def batch(**changes: Any) -> BatchRow:
-    values = {"requests": 1, "wall_s": 4.0, "delivered_concurrency": 2.0, "health": HEALTH, **changes}
-    return BatchRow(cell="c", repeat=0, attempt=0, phase="measure", **values)
+    return batch_row(**{"wall_s": 4.0, "delivered_concurrency": 2.0, **changes})
 
 
 def measured(rows: list[RequestRow], *batches: BatchRow, scripts: list[ScriptRow] | None = None) -> CellMeasures:

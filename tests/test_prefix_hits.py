@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ds4bench.core import RequestResult, RequestRow
 from ds4bench.prefix_hits import ideal_hits, ideal_of
+from tests.records import request_row
 
 tokens = st.integers(0, 200_000)
 
@@ -29,8 +30,7 @@ def test_ideal_hits_are_whole_blocks_inside_both_texts(prefix: int, prompt: int,
 
 
 def row(prompt: int | None, **expect: int | None) -> RequestRow:
-    result = RequestResult(ok=True, prompt_tokens=prompt)
-    return RequestRow(cell="c", repeat=0, attempt=0, index=0, phase="measure", result=result, expect=expect)
+    return request_row(result=RequestResult(ok=True, prompt_tokens=prompt), expect=expect)
 
 
 def test_a_row_that_does_not_say_what_it_repeats_has_no_ideal() -> None:

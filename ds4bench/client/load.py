@@ -11,7 +11,7 @@ import gc
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 
@@ -20,14 +20,21 @@ from ds4bench.client.timeline import build_result
 from ds4bench.client.transport import Exchange, HttpRequest, Transport
 from ds4bench.client.whole import build_whole_result
 from ds4bench.core import BatchResult, ClientHealth, RequestResult
+from ds4bench.errors import TargetDiedError
 
 OnResult = Callable[[int, RequestResult], None]
 OnFirstToken = Callable[[int, float], None]
 Send = Callable[[HttpRequest], Awaitable[RequestResult]]
 """Sends one request now and waits for its end; a request that fails is a failed result, never an exception."""
 Script = Callable[[Send], Awaitable[None]]
+Hangs = Callable[[], Awaitable[str | None]]
+"""Asks the serve for a token; the reason to give up if none comes, else None."""
 
 OPEN_TIMEOUT_S = 60.0
+_SILENT_SHARE = 0.5
+"""Of the deadline: if a request reached it and no stream has said anything for so long, the whole serve may hang."""
+_GIVING_UP_S = 5.0
+"""Scripts that wait for another one, not for a reply, are cancelled after this time."""
 
 _TOKEN = re.compile(rb'"(?:content|reasoning|reasoning_content|text|arguments)":\s*"[^"]')
 """A cheap look for the first token, for progress only; the measurement decodes the chunks."""
@@ -81,16 +88,20 @@ class LoadClient:
         slots: int | None = None,
         late: Collection[int] = (),
         on_first_token: OnFirstToken | None = None,
+        hangs: Hangs | None = None,
     ) -> BatchResult:
         """Run all scripts, ``slots`` of them at a time (None: all at once), and wait for all of them.
 
         Connections are open before the barrier. Each request has ``deadline_s`` seconds in all and is never sent again.
         ``late`` are scripts that choose when they begin; the others are due at the barrier. ``on_first_token`` gets the
         script's index. What a script raises ends the batch; cancellation passes through.
+
+        ``hangs`` is asked when a request reached its deadline and no stream has said anything for half of it. If it gives a
+        reason, the requests in flight end as failed results, nothing more is sent, and TargetDiedError has the reason.
         """
         count = min(slots or len(scripts), len(scripts))
         opening = await self._open(count)
-        load = _Load(count, len(scripts), refusal=opening if isinstance(opening, RequestResult) else None)
+        load = _Load(count, len(scripts), refusal=opening if isinstance(opening, RequestResult) else None, hangs=hangs)
         heartbeat = Heartbeat()
         heartbeat.start()
         async with _quiet_interpreter():
@@ -101,7 +112,7 @@ class LoadClient:
                 asyncio.create_task(self._slot(queue, load, deadline_s, late, on_first_token)) for _ in range(count)
             ]
             try:
-                await asyncio.gather(*tasks)
+                await load.wait_for(tasks)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -124,6 +135,7 @@ class LoadClient:
 
             async def send(request: HttpRequest, index: int = index) -> RequestResult:
                 nonlocal due
+                load.raise_if_hung()
                 known = None if index in late else due
                 result = load.refusal or await self._one(index, request, load, known, deadline_s, on_first_token)
                 due = None
@@ -159,20 +171,23 @@ class LoadClient:
         error: str | None = None
         detail: str | None = None
         called = time.perf_counter()
-        load.enter()
+        load.enter(exchange)
         try:
             async with asyncio.timeout(deadline_s) as limit:
-                await self._transport.exchange(request, exchange)
+                with load.may_be_given_up(limit):
+                    await self._transport.exchange(request, exchange)
         except TimeoutError as failure:  # the operating system's own timeout of a connection is one too
-            error, detail = ("deadline", f"no end of the stream within {deadline_s:g} s")
+            error, detail = ("deadline", load.hung or f"no end of the stream within {deadline_s:g} s")
             if not limit.expired():
                 error, detail = "disconnect", str(failure)
+            else:
+                await load.reached_deadline(deadline_s)
         except httpx.ConnectError as failure:
             error, detail = "connect", str(failure)
         except (httpx.TransportError, OSError) as failure:
             error, detail = "disconnect", str(failure) or type(failure).__name__
         finally:
-            load.leave()
+            load.leave(exchange)
         t0 = exchange.t0 or time.perf_counter()
         async with load.decoding:
             await asyncio.sleep(0)  # one reply a turn of the loop, so that streams still running are stamped in between
@@ -184,8 +199,15 @@ class LoadClient:
 class _Load:
     """Requests in flight, now, at most, and on average over the steady window of a closed loop."""
 
-    def __init__(self, slots: int, scripts: int, refusal: RequestResult | None) -> None:
+    def __init__(self, slots: int, scripts: int, refusal: RequestResult | None, hangs: Hangs | None) -> None:
         self.refusal = refusal  # the serve could not be reached: what every request gets
+        self.hung: str | None = None  # why the batch was given up
+        self._hangs = hangs
+        self._asking = asyncio.Lock()
+        self._given_up = asyncio.Event()
+        self._limits: set[asyncio.Timeout] = set()
+        self._exchanges: dict[int, Exchange] = {}
+        self._heard = 0.0  # when a stream that has ended last said something
         self.results: list[list[RequestResult]] = [[] for _ in range(scripts)]
         self.decoding = asyncio.Lock()
         self.barrier = 0.0
@@ -200,16 +222,67 @@ class _Load:
         """The barrier falls."""
         self.barrier = self._changed = now
 
-    def enter(self) -> None:
+    def enter(self, exchange: Exchange) -> None:
         """A request goes out."""
         now = self._advance(1)
+        self._exchanges[id(exchange)] = exchange
         self._peak = max(self._peak, self._now)
         if self._now == self._slots and self._full is None:
             self._full = now, self._area
 
-    def leave(self) -> None:
+    def leave(self, exchange: Exchange) -> None:
         """A request has ended."""
         self._advance(-1)
+        self._heard = max(self._heard, _last_said(exchange))
+        del self._exchanges[id(exchange)]
+
+    @contextmanager
+    def may_be_given_up(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """While inside, giving up the batch ends the request like its deadline."""
+        self._limits.add(limit)
+        try:
+            yield
+        finally:
+            self._limits.discard(limit)
+
+    async def reached_deadline(self, deadline_s: float) -> None:
+        """A request was not answered in time: give the batch up if the whole serve hangs. One asks, others wait for it."""
+        async with self._asking:
+            if self._hangs is None or self.hung is not None or not self._silent_for(_SILENT_SHARE * deadline_s):
+                return
+            self.hung = await self._hangs()
+            if self.hung is None:
+                return
+            for limit in self._limits:
+                if not limit.expired():
+                    limit.reschedule(asyncio.get_running_loop().time())
+            self._given_up.set()
+
+    def raise_if_hung(self) -> None:
+        """Nothing more is sent to a serve that hangs."""
+        if self.hung is not None:
+            raise TargetDiedError(self.hung)
+
+    async def wait_for(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Until all have ended, one has raised, or the batch was given up and they had time to end."""
+        given_up = asyncio.create_task(self._given_up.wait())
+        try:
+            running = {*tasks}
+            while running and not given_up.done():
+                ended, left = await asyncio.wait({*running, given_up}, return_when=asyncio.FIRST_COMPLETED)
+                running = {task for task in running if task in left}
+                for task in ended - {given_up}:
+                    if self.hung is None:  # else the replies of the others are still to be kept
+                        task.result()
+            if running:
+                await asyncio.wait(running, timeout=_GIVING_UP_S)
+        finally:
+            given_up.cancel()
+        self.raise_if_hung()
+
+    def _silent_for(self, seconds: float) -> bool:
+        heard = max([self._heard, self.barrier, *map(_last_said, self._exchanges.values())])
+        return time.perf_counter() - heard >= seconds
 
     def drained(self) -> None:
         """A slot found nothing more to start."""
@@ -238,6 +311,10 @@ class _Load:
         self._area += self._now * (now - self._changed)
         self._now, self._changed = self._now + change, now
         return now
+
+
+def _last_said(exchange: Exchange) -> float:
+    return exchange.marks[-1][0] if exchange.marks else 0.0
 
 
 def _first_token_watch(exchange: Exchange, index: int, report: OnFirstToken) -> Callable[[float, bytes], None]:

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ds4bench.calibration_runs import RuleNoise, measure_sessions, noise_of, stored_sessions
+from ds4bench.calibration_runs import RuleNoise, measure_sessions, noise_of, refuse_early, stored_sessions
 from ds4bench.commands.gate import INTERRUPTED
 from ds4bench.run_session import RunInterruptedError, TargetOptions, prepare
 from ds4bench.spec.load import load_gate
 from ds4bench.store import baselines
+from ds4bench.verdicts.exit_codes import USAGE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_REFUSED = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ def run_calibrate(options: CalibrateOptions) -> int:
 
     options.target.check()
     gate = load_gate(options.gate, profile=options.profile, overrides=options.overrides, repeats=options.repeats)
+    refuse_early(gate, options.baseline, measured=not options.from_runs)
     prepared = prepare(gate, options.data)
     progress = make_progress(quiet=options.quiet or options.json)
     try:
@@ -60,7 +60,7 @@ def run_calibrate(options: CalibrateOptions) -> int:
     found = noise_of(prepared.gate, sessions)
     path = baselines.store_noise(sessions[0], {item.rule: item.noise for item in found}, name=options.baseline)
     _show(found, path, options)
-    return _REFUSED if any(item.refusal for item in found) else 0
+    return USAGE if any(item.refusal for item in found) else 0
 
 
 def _show(found: list[RuleNoise], path: Path, options: CalibrateOptions) -> None:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from ds4bench.core import RunData
 from ds4bench.report.console import stdout
 from ds4bench.store.runs import load_run
+from ds4bench.verdicts.exit_codes import USAGE
 from ds4bench.verdicts.side_by_side import LATENCIES, Comparison, LatencyComparison, ScoreComparison, side_by_side
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-REFUSED = 2
-"""Exit code when nothing could be compared: a usage error, like two files that do not belong together."""
 
 
 def compare_runs(first: str, second: str, *, other_model: bool, as_json: bool) -> int:
@@ -28,7 +26,7 @@ def compare_runs(first: str, second: str, *, other_model: bool, as_json: bool) -
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         _render(one, two, comparison, stdout())
-    return 0 if comparison.scores or comparison.latencies else REFUSED
+    return 0 if comparison.scores or comparison.latencies else USAGE
 
 
 def _described(run: RunData) -> dict[str, object]:
@@ -82,7 +80,7 @@ def _latency_table(latencies: list[LatencyComparison], console: Console) -> None
     from rich.table import Table
 
     table = Table(title="Latency seen from the client; geometric means, ratio B / A with its 90 % interval")
-    for name in ("cell", "", "A", "B", "ratio", "interval"):
+    for name in ("cell", "", "A", "B", "ratio", "interval", "rank p"):
         table.add_column(name, justify="left" if name == "cell" else "right")
     for item in latencies:
         unit = item.metric.rpartition("_")[2]
@@ -92,6 +90,14 @@ def _latency_table(latencies: list[LatencyComparison], console: Console) -> None
             f"{item.second:.4g} {unit}",
             f"{item.ratio:.3f}",
             between or "too few repeats",
+            f"{item.rank.p:.2g}" if item.rank else "",
         ]
         table.add_row(item.cell, LATENCIES[item.metric], *values)
     console.print(table)
+    if ranks := [item.rank for item in latencies if item.rank]:
+        least = max(rank.smallest_p for rank in ranks)
+        console.print(
+            f"rank p: Mann-Whitney over the repeats' means, two-sided; with these repeats it cannot go under {least:.2g}",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ds4bench.core import Baseline, Fingerprint, RunData
+from ds4bench.core import Baseline, Fingerprint, RunData, Verdict
 from ds4bench.errors import SpecError
 from ds4bench.run_session import (
     Outcome,
@@ -23,6 +23,7 @@ from ds4bench.run_session import (
 from ds4bench.spec.load import EffectiveGate, effective_from_dict, load_gate
 from ds4bench.store import baselines, runs
 from ds4bench.targets.choice import Serving
+from ds4bench.verdicts.evidence import gather
 from ds4bench.verdicts.exit_codes import EXIT
 
 if TYPE_CHECKING:
@@ -67,12 +68,13 @@ def run_gate(options: GateOptions) -> int:
 
         gate = load_gate(options.gate, profile=options.profile, overrides=options.overrides, repeats=options.repeats)
         return show_dry_run(prepare(gate, options.data), target)
-    if options.resume and options.baseline == "none":
-        sys.stderr.write("ds4bench: resuming without --baseline: the run will end INCONCLUSIVE (no baseline)\n")
     published = load_published(options.beside) if options.beside else None
     progress = make_progress(quiet=options.quiet or options.json)
+    session = _Session(options, target, progress)
+    if options.resume and options.baseline == "none":
+        sys.stderr.write("ds4bench: resuming without --baseline: the run will end INCONCLUSIVE (no baseline)\n")
     try:
-        outcome = asyncio.run(_Session(options, target, progress).run())
+        outcome = asyncio.run(session.run())
     except RunInterruptedError as stop:
         progress.note(f"interrupted; everything finished is kept: ds4bench gate {options.gate} --resume {stop.run_id}")
         return INTERRUPTED
@@ -89,6 +91,8 @@ class _Session:
         self.progress = progress
         self.resumed = runs.load_run(options.resume) if options.resume else None
         gate = self._effective_gate()
+        if self.resumed is not None:
+            _refuse_finished(self.resumed, gate, options.baseline)
         self.prepared = prepare(gate, options.data)
         self.gate = self.prepared.gate
         if self.resumed and self.gate.measurement_hash != gate.measurement_hash:
@@ -150,3 +154,19 @@ class _Session:
         if fingerprint is None:
             return None
         return baselines.lookup_here(self.gate.spec.name, self.gate.profile, self.gate.measurement_hash, fingerprint)
+
+
+def _refuse_finished(run: RunData, gate: EffectiveGate, baseline: str) -> None:
+    """Raises SpecError for a run that has nothing left and whose verdict stands. An open one may be judged again, with a
+    baseline, and extended."""
+    if run.verdict is None or run.died or not gather(gate, run, None).complete:
+        return
+    run_id, verdict = run.manifest.run_id, run.verdict.verdict
+    is_open = verdict in (Verdict.INCONCLUSIVE, Verdict.SKIPPED)
+    if is_open and baseline != "none":
+        return
+    judge = "give --baseline to judge it, or " if is_open else ""
+    raise SpecError(
+        f"run {run_id} is finished ({verdict}), nothing is left of it: {judge}leave out --resume to measure again; "
+        f"`ds4bench runs show {run_id}` shows it"
+    )

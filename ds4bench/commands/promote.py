@@ -94,7 +94,9 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
         state.died = None
         stored: Any = state.asked
         flags = tuple(str(flag) for flag in stored["serve_args"])
-        serving = Serving(stored["engine_python"], stored["serve_profile"], stored["port"])
+        serving = Serving(
+            stored["engine_python"], stored["serve_profile"], stored["port"], kernels=stored.get("kernels")
+        )
         return state, TargetOptions(stored["target"], stored["url"], stored["model"], flags, serving)
     suite = options.suite or "promotion"
     asked: dict[str, object] = {
@@ -105,6 +107,7 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
         "engine_python": target.serving.engine_python,
         "serve_profile": target.serving.profile,
         "port": target.serving.port,
+        "kernels": target.serving.kernels,
         "data": data_paths(options.data),
     }
     name = load_suite(suite).name

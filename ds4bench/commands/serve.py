@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ds4bench.errors import TargetError
 if TYPE_CHECKING:
     from ds4bench.targets.choice import Serving
     from ds4bench.targets.engine import EngineTarget, Launch
+    from ds4bench.targets.kernels import KernelWatch
 
 DIED = 3
 """Exit code when the engine ends by itself: what it served is not to be trusted."""
@@ -35,14 +37,18 @@ def serve_engine(engine: str, model: str, extra: Sequence[str], serving: Serving
 
     Returns 0 after Ctrl-C or SIGTERM, 3 when the engine ended by itself. Raises TargetError when it never gets ready.
     """
-    from ds4bench.targets.choice import launch_of
+    from ds4bench.targets.choice import launch_of, watched
 
     launch = launch_of(engine, model, extra, serving)
     show_launch(launch)
     if dry_run:
         return 0
     with tempfile.TemporaryDirectory(prefix="ds4bench-serve-") as folder:
-        return asyncio.run(_serve(launch, serving, Path(folder) / "serve.log"))
+        log_path = Path(folder) / "serve.log"
+        serving, kernels = watched(engine, serving, log_path)
+        if kernels is not None:
+            launch = launch_of(engine, model, extra, replace(serving, port=launch.port))
+        return asyncio.run(_serve(launch, serving, log_path, kernels))
 
 
 def show_launch(launch: Launch) -> None:
@@ -57,14 +63,14 @@ def show_launch(launch: Launch) -> None:
     sys.stdout.flush()
 
 
-async def _serve(launch: Launch, serving: Serving, log_path: Path) -> int:
+async def _serve(launch: Launch, serving: Serving, log_path: Path, kernels: KernelWatch | None = None) -> int:
     from ds4bench.targets.engine import EngineTarget
 
     target = EngineTarget(
         launch, log_path, on_log=_show, follow_on=True, ready_deadline_s=serving.ready_deadline_s
     )  # fmt: skip
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    starting = asyncio.create_task(_until_stopped(target, stop))
+    starting = asyncio.create_task(_until_stopped(target, stop, kernels))
 
     def end() -> None:
         stop.set()
@@ -86,8 +92,12 @@ async def _serve(launch: Launch, serving: Serving, log_path: Path) -> int:
     return 0
 
 
-async def _until_stopped(target: EngineTarget, stop: asyncio.Event) -> None:
+async def _until_stopped(target: EngineTarget, stop: asyncio.Event, kernels: KernelWatch | None) -> None:
+    from ds4bench.targets.kernels import summary
+
     endpoint = await target.start(_say)
+    if kernels is not None:
+        _say(f"kernels {kernels.choice.text}: {summary(kernels.use(endpoint.fingerprint))}")
     _say(f"ready: {endpoint.base_url} serves {endpoint.model}; Ctrl-C stops it")
     while target.alive() and not stop.is_set():  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(0.25)

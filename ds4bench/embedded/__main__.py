@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ds4bench serve embedded", description=__doc__)
+    about = "Serve the embedded engine over the OpenAI API."
+    parser = argparse.ArgumentParser(prog="ds4bench serve embedded", description=about)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default 8000)")
     parser.add_argument("--port-file", type=Path, help="write the port here once the serve is ready")
@@ -129,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "--weights",
         metavar="nano|random|DIR",
         help="nano (default): the trained weights that come with the package; random; or the folder of a checkpoint "
-        "(python -m ds4bench.embedded.training makes one)",
+        "(python -m ds4bench.embedded.training or .random_checkpoint makes one)",
     )
     parser.add_argument(
         "--chat-profile",
@@ -214,7 +215,7 @@ def _build(options: argparse.Namespace, profiler: OpProfiler | None) -> Starlett
     info = ServeInfo(
         version=__version__,
         model=model.name,
-        weights="random" if folder is None else "trained",
+        weights="random" if folder is None or stored.is_random(folder) else "trained",
         model_revision=runner.weights_revision,
         prefix_caching=config.enable_prefix_caching,
         speculative=f"mtp:{speculative}" if speculative else None,
@@ -231,10 +232,25 @@ def _build(options: argparse.Namespace, profiler: OpProfiler | None) -> Starlett
             "num_layers": model.num_layers,
             "cuda_graphs": runner.uses_graphs,
             "chat_profile": options.chat_profile,
+            **({"kernels": _kernels(config)} if config.uses_ops else {}),
         },
-        faults=[fault.text for fault in faults],
+        faults=[*(fault.text for fault in faults), *(_wrong_ops() if config.uses_ops else [])],
     )
     return build_app(engine, info, chat)
+
+
+def _kernels(config: EngineConfig) -> dict[str, str]:
+    """What runs each op on this device, by the op table."""
+    from ds4_kernels import ops
+
+    return {choice.op: choice.backend for choice in ops.describe(config.device)}
+
+
+def _wrong_ops() -> list[str]:
+    """Ops that the environment makes wrong on purpose: faults like the others."""
+    from ds4_kernels import ops
+
+    return [f"kernel:{name}:{factor:g}" for name, factor in ops.sabotaged().items()]
 
 
 def _engine_config(options: argparse.Namespace) -> EngineConfig:

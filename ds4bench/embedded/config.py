@@ -78,11 +78,6 @@ class ModelConfig:
         """Number of decoder layers, without MTP blocks."""
         return len(self.compress_ratios)
 
-    @property
-    def nope_dim(self) -> int:
-        """Dimensions of a head that carry no rope: the first ones."""
-        return self.head_dim - self.rope_dim
-
 
 NANO = ModelConfig(
     name="ds4-nano",

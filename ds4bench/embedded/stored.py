@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ds4bench.embedded import released
 from ds4bench.embedded.config import ModelConfig, YarnConfig
 from ds4bench.embedded.weights import Checkpoint
 
@@ -18,7 +19,7 @@ class StoredError(ValueError):
 
 
 def read(folder: Path) -> Checkpoint:
-    """All tensors of a folder, on the host. Raises StoredError when there are none."""
+    """All tensors of a folder, on the host, packed codes and E8M0 scales as uint8. Raises StoredError when there are none."""
     from safetensors.torch import load_file
 
     files = sorted(folder.glob("model-*.safetensors"))
@@ -26,16 +27,25 @@ def read(folder: Path) -> Checkpoint:
         raise StoredError(
             f"{folder} holds no model-*.safetensors; python -m ds4bench.embedded.training --out DIR makes one"
         )
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return {name: released.as_bytes(tensor) for file in files for name, tensor in load_file(file).items()}
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The configuration beside a checkpoint. Raises StoredError when it is missing or has other fields."""
+    """The configuration beside a checkpoint: ours, or a released one's. Raises StoredError when it is missing or unfit."""
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if released.is_released(values):
+            return released.from_values(values)
         values["compress_ratios"] = tuple(values["compress_ratios"])
         values["yarn"] = YarnConfig(**values["yarn"])
         return ModelConfig(**values)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise StoredError(f"{path} is not the configuration of a checkpoint: {error}") from error
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+        raise StoredError(f"{path} is not the configuration of a checkpoint: {reason}") from error
+
+
+def is_random(folder: Path) -> bool:
+    """Whether a checkpoint that ``read_config`` reads says that its weights are random."""
+    values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return bool(values.get(released.EXTRA, {}).get("random", False))

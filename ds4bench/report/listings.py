@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ds4bench.spec.load import GateInfo
+    from ds4bench.spec.suite import SuiteSpec
     from ds4bench.store.runs import RunSummary
 
 
@@ -25,6 +26,16 @@ def render_gates(gates: Sequence[GateInfo], console: Console) -> None:
         table.add_column(name, no_wrap=name == "gate")
     for gate in gates:
         table.add_row(f"[bold]{gate.name}[/bold]", ", ".join(gate.profiles), gate.purpose)
+    console.print(table)
+
+
+def render_suites(suites: Sequence[SuiteSpec], console: Console) -> None:
+    """Name, number of gates and title of each suite."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("suite", "gates", "title"):
+        table.add_column(name, no_wrap=name == "suite", justify="right" if name == "gates" else "left")
+    for suite in suites:
+        table.add_row(f"[bold]{suite.name}[/bold]", str(len(suite.gates)), suite.title)
     console.print(table)
 
 

@@ -15,7 +15,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from ds4bench.core import DataIdentity
 from ds4bench.errors import SpecError
-from ds4bench.spec.document import child, compose, merge, override, to_plain, where
+from ds4bench.spec import files
+from ds4bench.spec.document import child, merge, override, to_plain, where
 from ds4bench.spec.gate import GateSpec, parse_gate
 from ds4bench.spec.mistakes import did_you_mean, explain, unknown_workload
 from ds4bench.spec.workloads import WORKLOADS
@@ -115,13 +116,13 @@ def load_gate(
     Raises SpecError: one line a mistake, with file and line or the override, what is wrong and what is
     allowed.
     """
-    path = _find(name_or_path, directory)
+    path = files.find(name_or_path, "gate", _gates_dir(directory))
     root, profiles = _read(path)
     wanted = profile or FULL
     known = _profile_names(profiles)
     if wanted not in known:
         raise SpecError(
-            f"{_shown(path)}: no profile {wanted!r}; allowed: {', '.join(known)}{did_you_mean(wanted, known)}"
+            f"{files.shown(path)}: no profile {wanted!r}; allowed: {', '.join(known)}{did_you_mean(wanted, known)}"
         )
     overlay = child(profiles, wanted)
     if overlay is not None and not _is_null(overlay):
@@ -152,38 +153,9 @@ def _gates_dir(directory: Path | None) -> Path:
     return gates_dir()
 
 
-def _find(name_or_path: str, directory: Path | None) -> Path:
-    as_path = Path(name_or_path)
-    if as_path.suffix in (".yaml", ".yml") or len(as_path.parts) > 1:
-        if as_path.is_file():
-            return as_path
-        raise SpecError(f"{name_or_path}: no such gate file; give a path to a YAML file or the name of a gate")
-    folder = _gates_dir(directory)
-    path = folder / f"{name_or_path}.yaml"
-    if path.is_file():
-        return path
-    names = sorted(p.stem for p in folder.glob("*.yaml"))
-    raise SpecError(
-        f"no gate {name_or_path!r} in {_shown(folder)}; known: {', '.join(names) or 'none'}"
-        f"{did_you_mean(name_or_path, names)}"
-    )
-
-
-def _shown(path: Path) -> str:
-    """The path as a user would type it: relative to the working directory when it lies below it."""
-    absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
-
-
 def _read(path: Path) -> tuple[Node, Node]:
     """The gate's own node tree and the node of its ``profiles``."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{_shown(path)}: cannot be read: {error}") from None
-    root = compose(text, _shown(path))
-    if not isinstance(root, MappingNode):
-        raise SpecError(f"{_shown(path)}:1: a gate file must be a mapping with keys such as name, request, rules")
+    root = files.read(path, "gate", "name, request, rules")
     profiles = child(root, "profiles") or MappingNode(root.tag, [], root.start_mark, root.end_mark)
     own = [(key, value) for key, value in root.value if key.value != "profiles"]
     _check_profiles(profiles)

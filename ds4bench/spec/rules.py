@@ -157,7 +157,8 @@ class AgreementRule(SpecModel):
 
     A fork is a place where the tokens differ and the reference's best two are less than ``fork_margin_nats`` apart. With less
     than ``least_compared`` of the places before a fork there is no PASS. ``error_at_most_nats`` bounds the mean error of the
-    logprobs of likely tokens.
+    logprobs of likely tokens, ``opening_error_at_most_nats`` that of a cell of openings, a few tokens behind a few words:
+    rounding moves those a little more than others, wrong attention far more.
     """
 
     kind: Literal["agreement"]
@@ -165,8 +166,23 @@ class AgreementRule(SpecModel):
     top1_at_least: Share
     overlap_at_least: Share
     error_at_most_nats: Annotated[float, Field(gt=0)]
+    opening_error_at_most_nats: Annotated[float, Field(gt=0)] = 0.3
     fork_margin_nats: Annotated[float, Field(ge=0)] = 0.5
     least_compared: Share = 0.5
+
+
+class SamenessRule(SpecModel):
+    """Replies out of the prefix cache are those that were computed: as large a share of them as the baseline's, by their
+    score ``same_when_cached``.
+
+    On some serves a reply out of the cache always differs a little, because the rest of its prompt is computed in other
+    steps. Where less than ``least_same`` of the baseline's replies are the same, the rule says nothing.
+    """
+
+    kind: Literal["sameness"]
+    name: RuleName
+    least_same: Share = 0.75
+    fail_alpha: Alpha = 0.01
 
 
 class PairedItemsRule(SpecModel):
@@ -210,6 +226,7 @@ Rule = Annotated[
     | PointsRule
     | ScalingRule
     | AgreementRule
+    | SamenessRule
     | PairedItemsRule,
     Field(discriminator="kind"),
 ]

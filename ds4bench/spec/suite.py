@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import Node, ScalarNode
 
 from ds4bench.errors import SpecError
+from ds4bench.spec import files
 from ds4bench.spec.base import SpecModel
-from ds4bench.spec.document import child, compose, to_plain, where
+from ds4bench.spec.document import child, to_plain, where
 from ds4bench.spec.load import FULL
 from ds4bench.spec.mistakes import did_you_mean
 
@@ -61,13 +62,8 @@ class SuiteSpec(SpecModel):
 
 def load_suite(name_or_path: str, *, directory: Path | None = None) -> SuiteSpec:
     """The suite by name or by path of its file. Raises SpecError: one line a mistake, with file and line."""
-    path = _find(name_or_path, directory)
-    try:
-        root = compose(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(root, MappingNode):
-        raise SpecError(f"{path}:1: a suite file must be a mapping with the keys name, title, gates")
+    path = files.find(name_or_path, "suite", _suites_dir(directory))
+    root = files.read(path, "suite", "name, title, gates")
     try:
         suite = SuiteSpec.model_validate(to_plain(root))
     except ValidationError as error:
@@ -91,21 +87,6 @@ def _suites_dir(directory: Path | None) -> Path:
     return gates_dir() / "suites"
 
 
-def _find(name_or_path: str, directory: Path | None) -> Path:
-    as_path = Path(name_or_path)
-    if as_path.suffix in (".yaml", ".yml"):
-        if as_path.is_file():
-            return as_path
-        raise SpecError(f"{name_or_path}: no such suite file; give a path to a YAML file or the name of a suite")
-    folder = _suites_dir(directory)
-    path = folder / f"{name_or_path}.yaml"
-    if path.is_file():
-        return path
-    names = sorted(p.stem for p in folder.glob("*.yaml"))
-    known = ", ".join(names) or "none"
-    raise SpecError(f"no suite {name_or_path!r} in {folder}; known: {known}{did_you_mean(name_or_path, names)}")
-
-
 def _explain(item: Any, root: Node) -> str:
     """``gates/suites/smoke.yaml:7: gates.1.repeats: what is wrong``."""
     node, steps = root, []
@@ -118,6 +99,8 @@ def _explain(item: Any, root: Node) -> str:
     missing = [str(step) for step in item["loc"][len(steps) :]]
     path = ".".join([*steps, *missing])
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        message = "missing"
     if item["type"] == "extra_forbidden":
         models = SuiteEntry if len(item["loc"]) > 1 else SuiteSpec
         known = list(models.model_fields)

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ds4bench.core import Estimate, Verdict
-from ds4bench.stats.ratio import MOST_REPEATS
 
 PASS_LEVEL = 0.05
 FAIL_LEVEL = 0.01
+MOST_REPEATS = 100
+"""More repeats than this are no answer to "how many would decide"."""
 Direction = Literal["lower_is_better", "higher_is_better"]
 
 
@@ -111,8 +112,7 @@ def repeats_to_decide(
     """How many candidate repeats would decide, if ratio and noise stay as estimated; None if no number up to 100.
 
     Beyond the margin they must show a worsening at ``FAIL_LEVEL``, inside it exclude one of the margin at
-    ``PASS_LEVEL``. The baseline keeps its repeats, or is measured again with as many (``new_baseline``). It is
-    what ``ratio.repeats_needed`` is to the rule "the interval must lie on one side of the margin".
+    ``PASS_LEVEL``. The baseline keeps its repeats, or is measured again with as many (``new_baseline``).
     """
     worse = math.log(estimate.ratio) * (1 if direction == "lower_is_better" else -1)
     inside = math.log1p(margin) - worse

@@ -25,13 +25,3 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
         so_far = max(so_far, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = so_far
     return adjusted
-
-
-def holm_reject(p: Sequence[float], alpha: float) -> list[bool]:
-    """Which tests of the family are rejected, in the order given, at familywise error rate ``alpha``.
-
-    Raises ValueError for a p value outside [0, 1] and for an alpha outside (0, 1).
-    """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
-    return [value <= alpha for value in holm_adjust(p)]

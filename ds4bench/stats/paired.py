@@ -111,46 +111,6 @@ def tango_interval(counts: PairedCounts, confidence: float = 0.90) -> Interval:
     return Interval(point, bound(-edge, 1.0), bound(edge, -1.0))
 
 
-def newcombe_interval(counts: PairedCounts, confidence: float = 0.90) -> Interval:
-    """Two-sided interval of the paired difference from two Wilson intervals and the correlation of the answers.
-
-    R. Newcombe, "Improved Confidence Intervals for the Difference between Binomial Proportions Based on Paired
-    Data", Statistics in Medicine 17, 1998, 2635-2650, method 10 (with his continuity-corrected phi).
-    """
-    n, a, lost, won, d = counts.items, counts.both, counts.lost, counts.won, counts.neither
-    ours, theirs = (a + won) / n, (a + lost) / n
-    low1, high1 = wilson_interval(a + won, n, confidence)
-    low2, high2 = wilson_interval(a + lost, n, confidence)
-    product = math.sqrt(float(a + won) * (lost + d) * (a + lost) * (won + d))
-    cross = float(a * d - lost * won)
-    phi = (max(cross - n / 2, 0.0) if cross > 0 else cross) / product if product else 0.0
-
-    def reach(x: float, y: float) -> float:
-        return math.sqrt(max(x * x - 2 * phi * x * y + y * y, 0.0))
-
-    point = ours - theirs
-    return Interval(point, point - reach(ours - low1, high2 - theirs), point + reach(high1 - ours, theirs - low2))
-
-
-def wilson_interval(passed: int, items: int, confidence: float = 0.90) -> tuple[float, float]:
-    """Two-sided score interval of one proportion (Wilson, JASA 22, 1927)."""
-    from scipy.special import ndtri
-
-    z, share = float(ndtri(0.5 + confidence / 2)), passed / items
-    middle, scale = (share + z * z / (2 * items)) / (1 + z * z / items), 1 / (1 + z * z / items)
-    half = scale * z * math.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def non_inferiority(counts: PairedCounts, margin: float) -> float:
-    """One-sided p of "worse by ``margin`` or more" (Tango's score test): small when such a loss is excluded."""
-    from scipy.special import ndtr
-
-    if not 0 < margin < 1:
-        raise ValueError(f"the margin is a share of the items, between 0 and 1, not {margin}")
-    return float(ndtr(-tango_z(counts, -margin)))
-
-
 def paired_bootstrap(
     candidate: ArrayLike, baseline: ArrayLike, *, confidence: float = 0.90, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:

@@ -27,11 +27,6 @@ class RankReport:
     superiority: float
     smallest_p: float
 
-    @property
-    def rank_biserial(self) -> float:
-        """Effect size from -1 (every candidate value smaller) to 1 (every one larger)."""
-        return 2 * self.superiority - 1
-
 
 def rank_report(candidate: ArrayLike, baseline: ArrayLike) -> RankReport:
     """Two-sided test of two flat samples, in any unit; exact up to 8 values a side without ties (scipy's rule)."""

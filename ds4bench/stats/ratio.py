@@ -36,8 +36,6 @@ CONFIDENCE = 0.90
 RESAMPLES = 20_000
 LEAST_REPEATS = 4
 """Of both sides together: with fewer there is one degree of freedom at most."""
-MOST_REPEATS = 100
-"""More repeats than this are no answer to "how many would decide"."""
 
 
 def ratio_estimate(
@@ -84,33 +82,6 @@ def session_half_width(session_cv: float, confidence: float = CONFIDENCE) -> flo
     from scipy.special import ndtri
 
     return float(ndtri(0.5 + confidence / 2) * math.sqrt(2) * session_cv)
-
-
-def repeats_needed(
-    estimate: Estimate,
-    margin_log: float,
-    *,
-    session_cv: float,
-    new_baseline: bool = False,
-    confidence: float = CONFIDENCE,
-) -> int | None:
-    """How many candidate repeats would decide, if ratio and noise stay as estimated; None if no number up to
-    100 does.
-
-    ``margin_log`` is the logarithm of the largest tolerated ratio, 0.0953 for 10 %. The baseline keeps its
-    repeats, or is measured again with as many as the candidate (``new_baseline``). Student's t stands for the
-    bootstrap here.
-    """
-    from scipy.special import stdtrit
-
-    distance = abs(math.log(estimate.ratio) - margin_log)
-    session = session_half_width(session_cv, confidence)
-    for count in range(estimate.candidate_repeats + 1, MOST_REPEATS + 1):
-        other = max(count, estimate.baseline_repeats) if new_baseline else estimate.baseline_repeats
-        t = float(stdtrit(count + other - 2, 0.5 + confidence / 2))
-        if math.hypot(t * estimate.noise_cv * math.sqrt(1 / count + 1 / other), session) < distance:
-            return count
-    return None
 
 
 def _run_level(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ds4bench.errors import StoreError
+from ds4bench.errors import StoreError, reason_of
 from ds4bench.paths import imports_dir
 from ds4bench.store.published import Published
 
@@ -67,7 +67,9 @@ def _documents(path: Path) -> list[Mapping[str, Any]]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read: {error}") from None
+        raise StoreError(
+            f"{path}: cannot be read: {reason_of(error)}; give a result file of vLLM, SGLang, lm-eval or GuideLLM"
+        ) from None
     try:
         found = [json.loads(text)]
     except ValueError:

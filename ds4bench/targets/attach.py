@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from ds4bench.client.control import ControlClient
 from ds4bench.errors import TargetError
 from ds4bench.targets.base import Endpoint, Report
+from ds4bench.targets.foreign import ForeignServe
 from ds4bench.targets.identify import identify
 from ds4bench.targets.ready import first_token
 
@@ -16,7 +17,7 @@ _READY_TIMEOUT_S = 120.0
 """A first token may wait behind a kernel compilation."""
 
 
-class AttachTarget:
+class AttachTarget(ForeignServe):
     """Attach to ``url``, its root with or without ``/v1``. Never stops the serve.
 
     ``hardware`` is this machine's fingerprint, used when the URL is local. ``api_key`` is sent as a bearer
@@ -47,6 +48,8 @@ class AttachTarget:
             engine, version = found.fingerprint.engine, found.fingerprint.engine_version or "of unknown version"
             report(f"found {engine} {version} ({found.because}), serving {found.model}; waiting for a token")
             await first_token(control, found.model)
+        except TargetError as error:
+            raise await self._about_the_key(control) or error from None
         finally:
             await control.close()
         return Endpoint(
@@ -58,18 +61,18 @@ class AttachTarget:
             max_model_len=found.max_model_len,
         )
 
-    def alive(self) -> bool:
-        """True: the process is not ours to watch; ``/health`` decides."""
-        return True
-
-    @property
-    def pid(self) -> int | None:
-        """Not ours."""
-        return None
-
-    def death_note(self) -> str | None:
-        """None: nothing is known about the process."""
-        return None
+    async def _about_the_key(self, control: ControlClient) -> TargetError | None:
+        """The clearer error when the serve answers nothing without (another) key; None when that is not the reason."""
+        try:
+            status, _ = await control.post_json("/v1/chat/completions", {})
+        except TargetError:
+            return None
+        if status not in (401, 403):
+            return None
+        fix = (
+            "the key in DS4BENCH_API_KEY is refused" if self._headers else "it wants a key: export DS4BENCH_API_KEY=..."
+        )
+        return TargetError(f"{self.url} answers HTTP {status}: {fix}")
 
     async def stop(self) -> None:
         """Nothing: who started the serve stops it."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ds4bench.core import Fingerprint
 from ds4bench.targets.dialect import Dialect
+from ds4bench.targets.kernels import KernelWatch
 from ds4bench.targets.pacing import Pacing
 
 Report = Callable[[str], None]
@@ -19,7 +20,8 @@ class Endpoint:
     """A serve from which a token has come back.
 
     ``headers`` may hold a key, so they never appear in the ``repr``. ``max_model_len`` counts prompt and reply
-    tokens together; None when the serve does not tell. ``pacing`` is the budget of a serve that costs money.
+    tokens together; None when the serve does not tell. ``pacing`` is the budget of a serve that costs money, ``kernels``
+    those that it was launched with.
     """
 
     base_url: str
@@ -29,6 +31,7 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     max_model_len: int | None = None
     pacing: Pacing | None = field(default=None, repr=False)
+    kernels: KernelWatch | None = None
 
 
 class Target(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from ds4bench import env
 from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, Launch, plan_launch
 from ds4bench.targets.hosted import HostedTarget
+from ds4bench.targets.kernels import KernelWatch, check_plugin, parse_choice, watch
 from ds4bench.targets.pacing import Limits, Pacing
+from ds4bench.targets.preflight import interpreter
 from ds4bench.targets.pricing import Priced, price_of
 from ds4bench.targets.profile import load_profile
 
@@ -24,6 +26,7 @@ class Serving:
     """How the serve is launched, or what a hosted one may cost. None: the profile's own.
 
     ``environment`` is set on top of the profile's for a launched engine. ``prices`` is the path of a price table.
+    ``kernels`` is ``bundled``, ``engine`` or ``ops=NAME,NAME``.
     """
 
     engine_python: str | None = None
@@ -35,6 +38,7 @@ class Serving:
     max_requests: int | None = None
     max_cost: float | None = None
     prices: str | None = None
+    kernels: str | None = None
 
     def check(self, target: str, model: str | None) -> None:
         """Raises TargetError for options that the target has no use for, or lacks."""
@@ -44,6 +48,10 @@ class Serving:
             given = [name for name, value in options.items() if value is not None]
             if given and target not in belongs:
                 raise TargetError(f"{given[0]} belongs to --target {' or '.join(belongs)}, not to --target {target}")
+        if self.kernels is not None:
+            parse_choice(self.kernels)
+            if target not in (*LAUNCHED, "embedded"):
+                raise TargetError(f"--kernels belongs to a serve that ds4bench launches, not to --target {target}")
         if target in LAUNCHED and not model:
             raise TargetError(f"--target {target} needs --model: a folder with config.json, or a model id")
 
@@ -51,6 +59,7 @@ class Serving:
 def launch_of(target: str, model: str, extra: Sequence[str], serving: Serving) -> Launch:
     """What would be run for ``--target vllm`` or ``sglang``. Raises TargetError."""
     profile = load_profile(target, serving.profile)
+    kernels = parse_choice(serving.kernels).environment(target) if serving.kernels is not None else {}
     return plan_launch(
         profile,
         model,
@@ -58,8 +67,26 @@ def launch_of(target: str, model: str, extra: Sequence[str], serving: Serving) -
         engine_python=serving.engine_python,
         host=serving.host,
         port=serving.port,
-        environment=serving.environment,
+        environment={**kernels, **(serving.environment or {})},
     )
+
+
+def check_kernels(target: str, serving: Serving) -> None:
+    """Raises TargetError where bundled kernels are asked for and the engine's environment has no plugin to bring them. Of
+    several machines only their reports tell."""
+    if serving.kernels is not None and target in LAUNCHED and load_profile(target, serving.profile).cluster is None:
+        check_plugin(interpreter(serving.engine_python), target, parse_choice(serving.kernels))
+
+
+def watched(target: str, serving: Serving, log_path: Path) -> tuple[Serving, KernelWatch | None]:
+    """The same serving with a report folder for the processes of the next launch, and what reads it; without ``kernels``
+    nothing changes. Raises TargetError where the engine's environment has no plugin that could bring the kernels."""
+    kernels = watch(serving.kernels, log_path)
+    if kernels is None:
+        return serving, None
+    check_kernels(target, serving)
+    environment = {**kernels.environment(target), **(serving.environment or {})}
+    return replace(serving, environment=environment), kernels
 
 
 def make_target(

@@ -40,6 +40,7 @@ class EmbeddedTarget:
         *,
         hardware: Mapping[str, Any] | None = None,
         command: Sequence[str] = _COMMAND,
+        environment: Mapping[str, str] | None = None,
         ready_deadline_s: float | None = None,
         grace_s: float = 10.0,
     ) -> None:
@@ -47,6 +48,7 @@ class EmbeddedTarget:
         self._args = tuple(args)
         self._hardware = hardware
         self._command = tuple(command)
+        self._environment = environment
         if ready_deadline_s is None:
             on_gpu = any(arg.partition("=")[0] == "--device" for arg in args)
             ready_deadline_s = _GPU_DEADLINE_S if on_gpu else _DEADLINE_S
@@ -69,8 +71,9 @@ class EmbeddedTarget:
             port_file = Path(folder) / "port"
             command = [*self._command, *_GIVEN, "--port-file", str(port_file), *self._args]
             process = ServeProcess(
-                command, self.log_path, name="the embedded engine", grace_s=self._grace_s, guarded=False
-            )
+                command, self.log_path, name="the embedded engine", environment=self._environment,
+                grace_s=self._grace_s, guarded=False,
+            )  # fmt: skip
             process.launch()
             self._process = process
             try:

@@ -19,18 +19,26 @@ from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
 from ds4bench.targets import preflight
 from ds4bench.targets.base import Endpoint, Report
+from ds4bench.targets.cluster import ServeCluster
+from ds4bench.targets.cluster_plan import ClusterPlan, plan_cluster
 from ds4bench.targets.identify import Identity, identify
 from ds4bench.targets.launched import ServeProcess
 from ds4bench.targets.log_reading import LogFollower
+from ds4bench.targets.node_preflight import NodeFacts, check_nodes
 from ds4bench.targets.profile import TargetProfile, command_line, with_extra
 from ds4bench.targets.ready import first_token
 
 _POLL_S = 0.25
+_ADDRESSES = ("host", "port", "model-path", "master-addr", "master-port")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Exactly what is run: ``command`` with every flag, ``environment`` on top of the user's own, and where it listens."""
+    """Exactly what is run: ``command`` with every flag, ``environment`` on top of the user's own, and where it listens.
+
+    With a ``cluster``, ``command`` is that of the serve that answers, ``environment`` what all nodes get (its placeholders
+    not filled).
+    """
 
     profile: TargetProfile
     model: str
@@ -39,6 +47,7 @@ class Launch:
     environment: Mapping[str, str]
     host: str
     port: int
+    cluster: ClusterPlan | None = None
 
     @property
     def base_url(self) -> str:
@@ -47,7 +56,9 @@ class Launch:
         return f"http://{host}:{self.port}"
 
     def shell_text(self) -> str:
-        """The same for a shell, environment first."""
+        """The same for a shell, environment first; with a cluster, node by node."""
+        if self.cluster is not None:
+            return self.cluster.shell_text()
         words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         return " ".join([*words, shlex.join(self.command)])
 
@@ -67,6 +78,8 @@ def plan_launch(
     ``port`` None: a free one. ``extra`` are the engine's own flags, which win over the profile's. ``environment`` comes on
     top of the profile's (a kernel plugin's switches, for example).
     """
+    if profile.cluster is not None:
+        return _plan_cluster_launch(profile, model, extra, engine_python, host, port, environment or {})
     python = preflight.interpreter(engine_python)
     preflight.check_model(model)
     flags, words = with_extra(profile, extra)
@@ -82,6 +95,26 @@ def plan_launch(
         host=host,
         port=chosen,
     )
+
+
+def _plan_cluster_launch(
+    profile: TargetProfile,
+    model: str,
+    extra: Sequence[str],
+    engine_python: str | None,
+    host: str,
+    port: int | None,
+    environment: Mapping[str, str],
+) -> Launch:
+    """The same for several machines. What is there is asked when they are started, not before a dry run."""
+    assert profile.cluster is not None
+    head = profile.cluster.head
+    api = (host if profile.cluster.is_here(head) else head.host, port if port is not None else preflight.free_port())
+    flags, words = with_extra(profile, extra)
+    given = {**profile.environment, **environment}
+    python = engine_python or "python3"
+    plan = plan_cluster(profile, flags, words, python=python, model=model, api=api, environment=given)
+    return Launch(profile, model, python, plan.serve.command, given, *api, cluster=plan)
 
 
 class EngineTarget:
@@ -108,15 +141,11 @@ class EngineTarget:
         self._on_log = on_log
         self._follow_on = follow_on
         self._follower: asyncio.Task[None] | None = None
+        self._logs: dict[Path, LogFollower] = {}
         self._deadline_s = ready_deadline_s or launch.profile.ready_deadline_s
         self._report: Report = lambda _: None
-        self._process = ServeProcess(
-            launch.command,
-            log_path,
-            name=f"the {launch.profile.engine} serve",
-            environment=launch.environment,
-            grace_s=grace_s or launch.profile.grace_s,
-        )
+        self._nodes: dict[str, NodeFacts] = {}
+        self._process = _process_of(launch, log_path, grace_s or launch.profile.grace_s)
 
     @property
     def pid(self) -> int | None:
@@ -136,15 +165,14 @@ class EngineTarget:
         self._report = report
         if self._on_log is None:
             self._on_log = lambda line: report(f"  {line}")
-        launch, module = self.launch, self.launch.profile.module
-        version = preflight.engine_version(launch.python, module) if module else None
-        preflight.check_port(launch.host, launch.port)
+        launch = self.launch
+        version = await self._before_launch()
         report(f"launching: {launch.shell_text()}")
         started = time.monotonic()
-        self._process.launch()
         self._follower = asyncio.create_task(self._follow())
         try:
             async with asyncio.timeout(self._deadline_s):
+                await self._bring_up()
                 found = await self._answering()
             report(f"a token came back after {time.monotonic() - started:.0f} s")
         except TimeoutError:
@@ -153,12 +181,13 @@ class EngineTarget:
             await self.stop()
             raise
         if not self._follow_on:
+            self._hand_on()
             self._follower.cancel()
         return Endpoint(
             base_url=launch.base_url,
             model=found.model,
             dialect=found.dialect,
-            fingerprint=launched_fingerprint(found.fingerprint, launch, version),
+            fingerprint=launched_fingerprint(found.fingerprint, launch, version, self._nodes),
             max_model_len=found.max_model_len,
         )
 
@@ -168,6 +197,23 @@ class EngineTarget:
             self._follower.cancel()
         for line in await self._process.stop():
             self._report(line)
+
+    async def _before_launch(self) -> str | None:
+        """The engine's version, once everything that can be asked is right."""
+        launch, module = self.launch, self.launch.profile.module
+        if launch.cluster is None:
+            version = preflight.engine_version(launch.python, module) if module else None
+            preflight.check_port(launch.host, launch.port)
+            return version
+        self._report("asking every node whether it can start")
+        self._nodes = await check_nodes(launch.cluster, module, (launch.host, launch.port))
+        return self._nodes[launch.cluster.cluster.head.name].versions.get(module) if module else None
+
+    async def _bring_up(self) -> None:
+        if isinstance(self._process, ServeCluster):
+            await self._process.start(self._report)
+        else:
+            self._process.launch()
 
     async def _stop_after(self, reason: str) -> None:
         await self.stop()
@@ -194,18 +240,32 @@ class EngineTarget:
             await control.close()
 
     async def _follow(self) -> None:
-        """Hand on what the engine logs."""
-        follower = LogFollower(self._process.log_path, self._process.log_start)
         while True:
-            for line in follower.new_lines():
-                if self._on_log is not None and line.strip():
-                    self._on_log(line)
+            self._hand_on()
             await asyncio.sleep(_POLL_S)
 
+    def _hand_on(self) -> None:
+        """What the engine has logged since the last look, on several machines with the node's name."""
+        for node, path, start in self._process.logs():
+            for line in self._logs.setdefault(path, LogFollower(path, start)).new_lines():
+                if self._on_log is not None and line.strip():
+                    self._on_log(node + line)
 
-def launched_fingerprint(told: Fingerprint, launch: Launch, version: str | None) -> Fingerprint:
-    """What the serve says of itself, completed by the flags that it was launched with."""
+
+def _process_of(launch: Launch, log_path: Path, grace_s: float) -> ServeProcess | ServeCluster:
+    if launch.cluster is not None:
+        return ServeCluster(launch.cluster, log_path, engine=launch.profile.engine, grace_s=grace_s)
+    name = f"the {launch.profile.engine} serve"
+    return ServeProcess(launch.command, log_path, name=name, environment=launch.environment, grace_s=grace_s)
+
+
+def launched_fingerprint(
+    told: Fingerprint, launch: Launch, version: str | None, nodes: Mapping[str, NodeFacts] | None = None
+) -> Fingerprint:
+    """What the serve says of itself, completed by the flags that it was launched with and the GPUs of every node."""
     flags = _given_flags(launch.command)
+    if nodes:
+        flags["nodes"] = {name: list(facts.gpus) for name, facts in nodes.items()}
     profile = launch.profile
     return msgspec.structs.replace(
         told,
@@ -219,7 +279,7 @@ def launched_fingerprint(told: Fingerprint, launch: Launch, version: str | None)
 
 
 def _given_flags(command: Sequence[str]) -> dict[str, Any]:
-    """Flag -> value of a command line, without address and port, which do not change a measurement."""
+    """Flag -> value of a command line, without addresses and ports, which do not change a measurement."""
     flags: dict[str, Any] = {}
     words = list(command)
     for place, word in enumerate(words):
@@ -228,7 +288,7 @@ def _given_flags(command: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word[2:].partition("=")
         following = words[place + 1] if place + 1 < len(words) else "--"
         flags[name] = value if equals else (True if following.startswith("--") else following)
-    return {name: value for name, value in flags.items() if name not in ("host", "port", "model-path")}
+    return {name: value for name, value in flags.items() if name not in _ADDRESSES}
 
 
 def _prefix_caching(engine: str, flags: Mapping[str, Any]) -> bool | None:

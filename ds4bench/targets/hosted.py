@@ -10,13 +10,14 @@ from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
 from ds4bench.targets.base import Endpoint, Report
 from ds4bench.targets.dialect import dialect_of
+from ds4bench.targets.foreign import ForeignServe
 from ds4bench.targets.pacing import Pacing
 from ds4bench.targets.profile import TargetProfile
 
 _TIMEOUT_S = 120.0
 
 
-class HostedTarget:
+class HostedTarget(ForeignServe):
     """``profile`` says where; ``api_key`` is sent as a bearer token and kept out of every ``repr``.
 
     ``pacing`` is the run's budget; its reports go where ``start``'s do. ``model`` None: the profile's.
@@ -65,19 +66,6 @@ class HostedTarget:
             headers=self._headers,
             pacing=self.pacing,
         )
-
-    def alive(self) -> bool:
-        """True: nobody here can know."""
-        return True
-
-    @property
-    def pid(self) -> int | None:
-        """Not ours."""
-        return None
-
-    def death_note(self) -> str | None:
-        """None: nothing is known about the process."""
-        return None
 
     async def stop(self) -> None:
         """Say what was spent."""

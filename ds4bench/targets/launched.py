@@ -33,6 +33,7 @@ class ServeProcess:
 
     ``name`` stands in messages ("the embedded engine"). ``grace_s`` is the time from SIGTERM to SIGKILL. ``guarded``: a
     second process ends the serve if this one is killed; not needed by a serve that watches its parent itself.
+    ``lifeline`` is written to the process's standard input, which then stays open: closing it is the first request to stop.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ServeProcess:
         environment: Mapping[str, str] | None = None,
         grace_s: float = 10.0,
         guarded: bool = True,
+        lifeline: bytes | None = None,
     ) -> None:
         self.command = tuple(command)
         self.log_path = log_path
@@ -51,6 +53,7 @@ class ServeProcess:
         self._environment = dict(environment or {})
         self._grace_s = grace_s
         self._guarded = guarded
+        self._lifeline = lifeline
         self._mark = secrets.token_hex(8)
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -77,7 +80,7 @@ class ServeProcess:
             try:
                 self._process = subprocess.Popen(
                     self.command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.DEVNULL if self._lifeline is None else subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -85,6 +88,7 @@ class ServeProcess:
                 )
             except OSError as error:
                 raise TargetError(f"cannot launch {self.name}: {error}") from error
+        self._hold_lifeline(self._process)
         atexit.register(self.kill)
         if self._guarded:
             self._guard = _start_guard(self._process.pid, self._mark, self._grace_s)
@@ -130,18 +134,22 @@ class ServeProcess:
 
         Returns one line for each process that survived even that, or that still holds a GPU; empty when all is clean.
         """
+        await self.end()
+        return self.survivors()
+
+    async def end(self) -> None:
+        """``stop`` without a look at what is left."""
         process = self._process
         if process is None:
-            return []
+            return
         if process.poll() is None:
             self._stopped_by_us = True
         self._ours_on_gpu |= set(gpu_processes()) & {process.pid, *process_group.members(process.pid, self._mark)}
+        if self._cut_lifeline():
+            await self._ended(self._grace_s)
         process_group.signal_all(process.pid, self._mark, signal.SIGTERM)
-        deadline = time.monotonic() + self._grace_s
-        while self._members() and time.monotonic() < deadline:  # noqa: ASYNC110 - a process has no event
-            await asyncio.sleep(POLL_S)
+        await self._gone(self._grace_s)
         self.kill()
-        return self._survivors()
 
     def kill(self) -> None:
         """SIGKILL what is left, and reap. Also runs at exit, when there is no event loop."""
@@ -151,16 +159,54 @@ class ServeProcess:
             return
         if process.poll() is None:
             self._stopped_by_us = True
+        self._cut_lifeline()
         process_group.signal_all(process.pid, self._mark, signal.SIGKILL)
         process.wait()
         self._release_guard()
+
+    async def _ended(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while self.alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a process has no event
+            await asyncio.sleep(POLL_S)
+
+    async def _gone(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while self._members() and time.monotonic() < deadline:  # noqa: ASYNC110 - a process has no event
+            await asyncio.sleep(POLL_S)
+
+    def _hold_lifeline(self, process: subprocess.Popen[bytes]) -> None:
+        if self._lifeline is None or process.stdin is None:
+            return
+        with contextlib.suppress(OSError):  # a process that is gone already tells by its exit code
+            process.stdin.write(self._lifeline)
+            process.stdin.flush()
+
+    def _cut_lifeline(self) -> bool:
+        """Close the process's standard input; False when it has none of ours."""
+        if self._process is None or self._process.stdin is None:
+            return False
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        return True
 
     def _members(self) -> dict[int, str]:
         assert self._process is not None
         self._process.poll()  # reap
         return process_group.members(self._process.pid, self._mark)
 
-    def _survivors(self) -> list[str]:
+    def logs(self) -> list[tuple[str, Path, int]]:
+        """What stands before each line, the log, its first byte of this launch; nothing before the start."""
+        return [("", self.log_path, self.log_start)] if self._process is not None else []
+
+    def said(self) -> list[str]:
+        """What the watcher of another machine says of processes that it could not end."""
+        lines = last_lines(self.log_path, _LAST_LINES, self.log_start)
+        return [f"{self.name}: {line}" for line in lines if line.startswith("ds4bench: ") and "survived" in line]
+
+    def survivors(self) -> list[str]:
+        """A line for each process of the launch that lives, or still holds a GPU; empty when all is clean."""
+        if self._process is None:
+            return []
         left = self._members()
         deadline = time.monotonic() + 2.0
         while left and time.monotonic() < deadline:

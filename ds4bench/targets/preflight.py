@@ -43,9 +43,13 @@ def engine_version(python: str, module: str) -> str | None:
         done = subprocess.run(
             [python, "-c", _PROBE, module], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
         )
-        found = json.loads(done.stdout)
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise TargetError(f"--engine-python {python}: this python does not work: {error}") from None
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        said = (done.stderr.strip() or f"exit code {done.returncode}, no word").splitlines()[-1]
+        raise TargetError(f"--engine-python {python}: this python does not work: {said}") from None
     if not found["found"]:
         raise TargetError(f"{module} is not installed for {python}; give the engine's own with --engine-python PATH")
     version = found["version"]

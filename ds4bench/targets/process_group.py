@@ -1,20 +1,27 @@
 """Everything that a launch started, found again and ended: by process group, by session, and by a mark in the environment.
 
 Workers of an engine may leave the group or the session (Ray does), but they inherit the environment. Standard library only,
-because a guard runs this file by itself: it waits at a pipe and ends the group when the harness is killed.
+because this file also runs by itself. As a guard it waits at a pipe and ends the group when the harness is killed. As a
+watcher, its text sent to another machine, it runs a command there and ends it when the connection closes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 MARK = "DS4BENCH_SERVE"
 """Environment variable that every process of a launch carries; its value is random for each launch."""
+NODE_MARK = "DS4BENCH_NODE"
+"""The same for what a watcher started, which may run beside processes of the launch on one machine."""
 
 _POLL_S = 0.05
 _PROC = Path("/proc")
@@ -58,7 +65,8 @@ def _belongs(entry: Path, group: int, mark: str) -> bool:
             return False
         if group in (int(pgrp), int(session)):
             return True
-        return f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+        environment = (entry / "environ").read_bytes().split(b"\0")
+        return any(f"{name}={mark}".encode() in environment for name in (MARK, NODE_MARK))
     except (OSError, ValueError):
         return False
 
@@ -78,5 +86,50 @@ def _guard(group: int, mark: str, grace_s: float) -> None:
         end(group, mark, grace_s)
 
 
+def _watch(mark: str, grace_s: float, command: Sequence[str]) -> int:
+    """Run the command until it ends by itself, standard input closes, or a signal comes; returns its exit code."""
+    told_to_stop: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        told_to_stop.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, NODE_MARK: mark}
+        )
+    except OSError as error:
+        _say(f"cannot run {command[0]}: {error.strerror}")
+        return 127
+    while child.poll() is None and not told_to_stop and not _closed(sys.stdin.fileno()):
+        pass
+    _end_child(child, mark, grace_s)
+    if child.returncode < 0 and not told_to_stop:
+        _say(f"the process was ended by {signal.Signals(-child.returncode).name}")
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _end_child(child: subprocess.Popen[bytes], mark: str, grace_s: float) -> None:
+    """End the child and all that it left behind, and name what survives."""
+    for pid, what in end(child.pid, mark, grace_s).items():
+        _say(f"process {pid} survived SIGKILL ({what}); end it by hand")
+    child.wait()
+
+
+def _closed(descriptor: int) -> bool:
+    """Whether the other end has closed; waits a moment for it."""
+    readable, _, _ = select.select([descriptor], [], [], _POLL_S)
+    return bool(readable) and not os.read(descriptor, 4096)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may listen any more
+        sys.stdout.write(f"ds4bench: {text}\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "watch":
+        sys.exit(_watch(sys.argv[2], float(sys.argv[3]), sys.argv[4:]))
     _guard(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

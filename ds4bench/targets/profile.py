@@ -19,6 +19,7 @@ from ds4bench.spec.base import SpecModel
 from ds4bench.spec.document import child, compose, merge, to_plain, where
 from ds4bench.spec.mistakes import did_you_mean
 from ds4bench.targets.dialect import DIALECTS
+from ds4bench.targets.nodes import Cluster
 
 _FOLDER = Path(__file__).with_name("profiles")
 _DEEPEST = 4
@@ -38,6 +39,7 @@ class TargetProfile(SpecModel):
     """One profile. ``validity_flags`` are what the checks need to see: they are always given and cannot be switched off.
 
     ``command`` holds ``{python}``, ``{model}``, ``{host}`` and ``{port}``. ``module`` must be importable by that python.
+    ``cluster``: the serve runs on several machines.
     """
 
     name: str
@@ -58,6 +60,7 @@ class TargetProfile(SpecModel):
     key_env: str | None = None
     model: str | None = None
     rerouted: Annotated[list[Rerouted], Field(default_factory=list)]
+    cluster: Cluster | None = None
 
     def all_flags(self) -> Flags:
         """Flags with those that validity needs on top."""

@@ -1,13 +1,16 @@
 """``python -m ds4bench.trust``: the experiments behind the verdicts.
 
 ``keep RUN...`` stores timings of real runs, ``simulate`` makes the tables of unchanged builds, power and sequential stopping
-from them, ``matrix`` measures broken serves, ``table`` prints what is stored.
+from them, ``matrix`` measures broken serves, ``aa-runs`` and ``ci-runs`` promote and check known builds, ``lanes`` runs one
+of these three on all cores at once, ``merge`` puts shares together, ``table`` prints what is stored.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,9 +19,11 @@ from typing import TYPE_CHECKING
 
 from ds4bench.errors import Ds4BenchError, SpecError
 from ds4bench.paths import project_root
+from ds4bench.trust.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
     from ds4bench.trust import expectations
+    from ds4bench.trust.real_runs import Kind
 
 INTERRUPTED = 130
 
@@ -28,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         return int(options.run(options))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was finished is kept, the same command goes on\n")
+        return INTERRUPTED
     except Ds4BenchError as error:
         sys.stderr.write(f"trust: {error}\n")
         return 2
@@ -49,7 +57,38 @@ def _parser() -> argparse.ArgumentParser:
     simulate.set_defaults(run=_simulate)
 
     matrix = commands.add_parser("matrix", help="broken serves x gates; goes on where it was stopped")
-    matrix.add_argument("--suite", default="smoke", help="whose gates and overrides (default smoke)")
+    _matrix_options(matrix)
+    aa_runs = commands.add_parser("aa-runs", help="promotions of an unchanged build; no FAIL is the claim")
+    aa_runs.set_defaults(run=_aa_runs)
+    ci_runs = commands.add_parser(
+        "ci-runs", help="ds4bench ci in a scratch clone, the second commit unchanged or slower"
+    )
+    ci_runs.add_argument("--slow", metavar="20%", help="the second commit's prefill takes this much longer")
+    ci_runs.set_defaults(run=_ci_runs)
+    for command, count in ((aa_runs, 20), (ci_runs, 10)):
+        command.add_argument("--count", type=int, default=count, help=f"runs in all shares together (default {count})")
+    for command in (matrix, aa_runs, ci_runs):
+        command.add_argument("--suite", default="smoke", help="whose gates and overrides (default smoke)")
+        command.add_argument("--shard", metavar="I/N", help="only this share; each with --results of its own")
+
+    lanes = commands.add_parser("lanes", help="matrix, aa-runs or ci-runs in lanes of a few cores each, then merge")
+    lanes.add_argument("--cores", type=int, default=2, help="CPUs of a lane (default 2)")
+    lanes.add_argument("--most", type=int, metavar="N", help="at most so many lanes")
+    lanes.set_defaults(run=_lanes)
+
+    merge = commands.add_parser("merge", help="put the results of shares together")
+    merge.add_argument("parts", nargs="+", type=Path, metavar="DIR", help="what was --results; later ones win")
+    merge.set_defaults(run=_merge)
+
+    table = commands.add_parser("table", help="print what is stored of the detection matrix and of real runs")
+    table.set_defaults(run=_table)
+    for command in (keep, simulate, matrix, aa_runs, ci_runs, lanes, merge, table):
+        command.add_argument("--results", "--out", type=Path, metavar="DIR", help="default: results/trust")
+    lanes.add_argument("experiment", nargs=argparse.REMAINDER, metavar="COMMAND", help="e.g. matrix --quick")
+    return parser
+
+
+def _matrix_options(matrix: argparse.ArgumentParser) -> None:
     matrix.add_argument("--quick", action="store_true", help="only the gates that a row names, not the whole suite")
     matrix.add_argument(
         "--until-caught", action="store_true", help="leave the rest of a row out once a gate has caught it"
@@ -61,12 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         help="other work shares this machine: do not ask for quiet, and count no verdict that rests on times",
     )  # fmt: skip
     matrix.set_defaults(run=_matrix)
-
-    table = commands.add_parser("table", help="print the detection matrix as it is stored")
-    table.set_defaults(run=_table)
-    for command in (keep, simulate, matrix, table):
-        command.add_argument("--results", type=Path, metavar="DIR", help="default: results/trust")
-    return parser
 
 
 def _results(options: argparse.Namespace) -> Path:
@@ -101,26 +134,25 @@ def _simulate(options: argparse.Namespace) -> int:
     text = tables.simulation_tables(aa, power, sequential)
     (folder / "simulation.md").write_text(text)
     sys.stdout.write(text)
-    broken = tables.broken_promises(aa, power)
-    for line in broken:
-        sys.stdout.write(f"PROMISE BROKEN: {line}\n")
     sys.stderr.write(f"{time.monotonic() - begun:.0f} s\n")
-    return 1 if broken else 0
+    return _broken(tables.broken_promises(aa, power))
 
 
 def _matrix(options: argparse.Namespace) -> int:
     from ds4bench.run_session import RunInterruptedError
     from ds4bench.spec.suite import load_suite
-    from ds4bench.trust import expectations, grading
-    from ds4bench.trust.matrix import MatrixRun
+    from ds4bench.trust import expectations, grading, merging
+    from ds4bench.trust.matrix import MatrixRun, gates_of
 
-    rows = _rows(expectations.load(), options.row)
     suite = load_suite(options.suite)
-    path = _results(options) / "faults.json"
-    gates = [entry.gate for entry in suite.gates]
+    gates = [] if options.quick else [entry.gate for entry in suite.gates]
+    table = expectations.table()
+    rows = _rows(table.rows, options.row)
+    rows = _shard(options).of_rows(rows, lambda row: gates_of(row, gates))
+    path = _results(options) / merging.FAULTS
     run = MatrixRun(
-        rows, [] if options.quick else gates, suite, path, busy=options.busy, until_caught=options.until_caught
-    )
+        rows, gates, suite, path, busy=options.busy, until_caught=options.until_caught, repeats=table.repeats
+    )  # fmt: skip
     if options.retry_open:
         run.forget_open()
     try:
@@ -128,7 +160,7 @@ def _matrix(options: argparse.Namespace) -> int:
     except RunInterruptedError:
         sys.stderr.write("interrupted; what was measured is kept, the same command goes on\n")
         return INTERRUPTED
-    _write_table(path)
+    merging.write_faults_table(path, table.rows)
     states = [grading.row_state(row, run.matrix.cells.get(row.name, {})) for row in rows]
     return 1 if any(state == "defect" for state, _ in states) else 0
 
@@ -140,18 +172,85 @@ def _rows(rows: list[expectations.Row], wanted: Sequence[str] | None) -> list[ex
     return [row for row in rows if not wanted or row.name in wanted]
 
 
-def _table(options: argparse.Namespace) -> int:
-    sys.stdout.write(_write_table(_results(options) / "faults.json"))
+def _shard(options: argparse.Namespace) -> Shard:
+    return Shard.parse(options.shard) if options.shard else WHOLE
+
+
+def _aa_runs(options: argparse.Namespace) -> int:
+    return _series(options, "aa", 0.0)
+
+
+def _ci_runs(options: argparse.Namespace) -> int:
+    percent = re.fullmatch(r"(\d+(?:\.\d+)?)%", options.slow or "0%")
+    if percent is None:
+        raise SpecError(f"--slow {options.slow}: write it like 20%")
+    return _series(options, "ci", float(percent[1]) / 100)
+
+
+def _series(options: argparse.Namespace, kind: Kind, slower: float) -> int:
+    from ds4bench.trust import merging, real_runs, real_tables
+
+    path = _results(options) / merging.runs_file(kind)
+    change = f"prefill {slower:.0%} slower" if slower else real_runs.UNCHANGED
+    count = _shard(options).of_count(options.count)
+    series = real_runs.Series(kind, count, path, change=change, slower=slower, suite=options.suite)
+    runs = series.run()
+    merging.write_runs_table(path, kind)
+    return _broken(real_tables.broken_promises(runs))
+
+
+def _broken(lines: Sequence[str]) -> int:
+    for line in lines:
+        sys.stderr.write(f"PROMISE BROKEN: {line}\n")
+    return 1 if lines else 0
+
+
+def _lanes(options: argparse.Namespace) -> int:
+    from ds4bench.paths import state_dir
+    from ds4bench.trust import expectations, lanes, merging, real_runs
+
+    arguments = options.experiment[1:] if options.experiment[:1] == ["--"] else options.experiment
+    if not arguments or arguments[0] not in ("matrix", "aa-runs", "ci-runs"):
+        raise SpecError("lanes runs matrix, aa-runs or ci-runs, e.g. `lanes matrix --quick`")
+    _parser().parse_args(arguments)  # its mistakes are ours to say, once
+    folder = state_dir() / "trust" / "lanes" / real_runs.this_commit() / arguments[0]
+    chosen = lanes.make_lanes(folder, cores=options.cores, most=options.most)
+    try:
+        codes = asyncio.run(lanes.run_lanes(chosen, arguments))
+    except asyncio.CancelledError:
+        sys.stderr.write("interrupted; what was measured is kept, the same command goes on\n")
+        return INTERRUPTED
+    results = _results(options)
+    parts = [part for part in (results, *(lane.results for lane in chosen)) if part.is_dir()]
+    for path in merging.merge(parts, results, expectations.load()):
+        sys.stdout.write(f"{path}\n")
+    return max(codes, key=abs)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from ds4bench.trust import expectations, merging
+
+    for path in merging.merge(options.parts, _results(options), expectations.load()):
+        sys.stdout.write(f"{path}\n")
     return 0
 
 
-def _write_table(path: Path) -> str:
-    from ds4bench.trust import expectations, grading
+def _table(options: argparse.Namespace) -> int:
+    from ds4bench.trust import expectations, merging
 
-    text = grading.matrix_table(expectations.load(), grading.load(path))
-    path.with_suffix(".md").write_text(text)
-    return text
+    results = _results(options)
+    sys.stdout.write(merging.write_faults_table(results / merging.FAULTS, expectations.load()))
+    for kind in merging.KINDS:
+        path = results / merging.runs_file(kind)
+        if path.exists():
+            sys.stdout.write("\n" + merging.write_runs_table(path, kind))
+    return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what was started is ended too
     sys.exit(main())

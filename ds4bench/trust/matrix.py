@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -57,7 +57,7 @@ class MatrixRun:
 
     ``gates`` are run on every row, beside those that a row names; ``suite`` says what it overrides in them.
     ``busy``: other work shares the machine; it is not asked to be quiet and rules about times do not count.
-    ``until_caught``: a row's gates are left out once one has caught the fault.
+    ``until_caught``: a row's gates are left out once one has caught the fault. ``repeats``: of gates, instead of the suite's.
     """
 
     rows: Sequence[Row]
@@ -66,6 +66,7 @@ class MatrixRun:
     path: Path
     busy: bool = False
     until_caught: bool = False
+    repeats: Mapping[str, int] = field(default_factory=dict)
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: T201
     matrix: Matrix = field(init=False)
     _prepared: dict[str, Prepared] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class MatrixRun:
 
     def jobs(self) -> list[Job]:
         """What is left to measure, in order."""
-        return [Job(row, gate) for row in self.rows for gate in self._gates_of(row) if self._left(row, gate)]
+        return [Job(row, gate) for row in self.rows for gate in gates_of(row, self.gates) if self._left(row, gate)]
 
     def forget_open(self) -> None:
         """Measure again what no gate decided."""
@@ -182,10 +183,6 @@ class MatrixRun:
         run = await measure(prepared, serve, progress, run_id=prepared.new_run_id(), role="baseline")
         return judged(prepared.gate, run, None)
 
-    def _gates_of(self, row: Row) -> list[str]:
-        named = row.named_gates()
-        return [*named, *(gate for gate in self.gates if gate not in named)]
-
     def _left(self, row: Row, gate: str) -> bool:
         """Whether a gate has still to be measured on a row."""
         cells = self.matrix.cells.get(row.name, {})
@@ -201,18 +198,25 @@ class MatrixRun:
         if name not in self._prepared:
             entry = next((entry for entry in self.suite.gates if entry.gate == name), SuiteEntry(gate=name))
             overrides = [*entry.overrides, *(_QUIET_OFF if self.busy else ())]
-            gate = load_gate(
-                name, profile=entry.profile or self.suite.profile, overrides=overrides, repeats=entry.repeats
-            )
+            repeats = self.repeats.get(name, entry.repeats)
+            profile = entry.profile or self.suite.profile
+            gate = load_gate(name, profile=profile, overrides=overrides, repeats=repeats)
             self._prepared[name] = prepare(gate, entry.data)
         return self._prepared[name]
 
     def _key(self, row: Row, gate: str) -> str:
-        return f"{row.route}/{gate}/{self._gate(gate).gate.measurement_hash[:12]}"
+        chosen = self._gate(gate).gate
+        return f"{row.route}/{gate}/{chosen.measurement_hash[:12]}/{chosen.spec.repeats.count}"
 
     def _typical_s(self) -> float:
         known = self._seconds or [seen.seconds for row in self.matrix.cells.values() for seen in row.values()]
         return sum(known) / len(known) if known else _TYPICAL_S
+
+
+def gates_of(row: Row, gates: Sequence[str]) -> list[str]:
+    """The gates that a row names, then the others of ``gates``."""
+    named = row.named_gates()
+    return [*named, *(gate for gate in gates if gate not in named)]
 
 
 def _baselines_file() -> Path:

@@ -23,6 +23,7 @@ from ds4bench.stats.paired import (
     sign_flip_loss,
     tango_interval,
 )
+from ds4bench.stats.rank import RankReport, rank_report
 from ds4bench.stats.two_level import two_level_ratio
 from ds4bench.verdicts.comparability import differences
 
@@ -52,7 +53,11 @@ class ScoreComparison:
 
 @dataclass(frozen=True)
 class LatencyComparison:
-    """One latency of one cell: geometric means, ratio second / first with its 90 % interval where repeats allow one."""
+    """One latency of one cell: geometric means, ratio second / first with its 90 % interval where repeats allow one.
+
+    ``rank`` is Mann-Whitney's test of the repeats' means, second against first, from two repeats a side on: free of any
+    assumption about their distribution, and too weak with few of them to decide anything (``smallest_p``).
+    """
 
     cell: str
     metric: str
@@ -61,6 +66,7 @@ class LatencyComparison:
     ratio: float
     low: float | None
     high: float | None
+    rank: RankReport | None = None
 
 
 @dataclass(frozen=True)
@@ -188,12 +194,14 @@ def _latency(
     ours, theirs = _repeats(first, metric), _repeats(second, metric)
     if not ours or not theirs:
         return None
-    a, b = (geometric_mean(geometric_mean(repeat) for repeat in side) for side in (ours, theirs))
+    means = [[geometric_mean(repeat) for repeat in side] for side in (ours, theirs)]
+    a, b = (geometric_mean(side) for side in means)
+    rank = rank_report(means[1], means[0]) if min(map(len, means)) > 1 else None
     try:
         estimate = two_level_ratio(theirs, ours, session_cv=_SESSION_CV)
     except ValueError:  # too few repeats for an interval
-        return LatencyComparison(cell, metric, a, b, b / a, None, None)
-    return LatencyComparison(cell, metric, a, b, estimate.ratio, estimate.low, estimate.high)
+        return LatencyComparison(cell, metric, a, b, b / a, None, None, rank)
+    return LatencyComparison(cell, metric, a, b, estimate.ratio, estimate.low, estimate.high, rank)
 
 
 def _repeats(rows: Sequence[RequestRow], metric: str) -> list[list[float]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4bench.core import DataIdentity
-from ds4bench.errors import WorkloadError
+from ds4bench.errors import WorkloadError, reason_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}; give a file of JSON lines") from None
+        raise WorkloadError(f"{path}: cannot be read: {reason_of(error)}; give a file of JSON lines") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

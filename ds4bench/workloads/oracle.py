@@ -12,16 +12,14 @@ from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.paths import prompts_dir
 from ds4bench.spec.gate import GateSpec
-from ds4bench.spec.workloads.oracle import OracleOptions
+from ds4bench.spec.workloads.oracle import OPENING_TOKENS, OPENING_WORDS, OracleOptions
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, Script, Send
 from ds4bench.workloads.filler import load_filler
+from ds4bench.workloads.logprobs import read_logprobs
 from ds4bench.workloads.long_prompts import codes_of
 from ds4bench.workloads.prefix_cache import sentences_of
 from ds4bench.workloads.request_body import PATHS, prompt_fields, salt_of, sampling_fields, template_fields
-
-_DIGITS = 4
-"""Decimals of a stored logprob, in nats."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Oracle:
     async def batch(self, cell: Cell, repeat: int, attempt: int, phase: Phase, control: ControlClient) -> Batch:
         """See ``Workload``."""
         warmup = self._spec.warmup.requests_per_cell
-        count = self._options.prompts
+        count = self._options.openings if _is_opening(cell) else self._options.prompts
         if phase == "warmup":
             count = cell.concurrency if warmup == "concurrency" else warmup
         names = [f"{cell.id} {phase} {repeat} {attempt} {place}" for place in range(count)]
@@ -81,8 +79,11 @@ class Oracle:
         return None
 
     def text(self, words: int, place: int) -> str:
-        """The prompt at this place of a cell: fixed by the gate's seed."""
+        """The prompt at this place of a cell: fixed by the gate's seed. Openings have 1 to ``words`` words in turn."""
         seed = f"{self._spec.seed} {words} {place}"
+        if words <= OPENING_WORDS:
+            (sentence,) = self._filler.sentences(random.Random(seed), 1)  # noqa: S311 - text, not secrets
+            return " ".join(sentence.split()[: 1 + place % words])
         sentences = sentences_of(self._filler, random.Random(seed), words)  # noqa: S311 - text, not secrets
         codes = codes_of(seed, 3)
         journal = self._filler.compose("", sentences, codes, 0).removesuffix(self._filler.question)
@@ -100,6 +101,11 @@ class Oracle:
             **sampling_fields(spec, self._endpoint),
             "logprobs": self._options.top_logprobs,
         }
+        if _is_opening(cell):
+            body |= {
+                "max_tokens": OPENING_TOKENS,
+                **({"ignore_eos": True} if self._endpoint.dialect.ignore_eos else {}),
+            }
         if spec.salt and self._endpoint.dialect.cache_salt:
             body["cache_salt"] = salt_of(self._run_id, name)
         planned = PlannedRequest(cell.id, place, PATHS["completions"], {**body, **spec.extra_body}, {"text": digest})
@@ -116,17 +122,5 @@ class Oracle:
         return Script(key=f"{cell.id}/{place}", run=run, first=planned)
 
 
-def read_logprobs(chunks: list[Any]) -> dict[str, Any]:
-    """``tokens`` and, place by place, ``top``: the likeliest tokens with their logprobs in nats, the chosen one always in.
-
-    ``chunks`` are the ``logprobs`` of the chunks of a completion.
-    """
-    tokens: list[str] = []
-    top: list[dict[str, float]] = []
-    for chunk in chunks:
-        made = chunk.get("tokens") or []
-        rivals = chunk.get("top_logprobs") or [None] * len(made)
-        for token, own, others in zip(made, chunk.get("token_logprobs") or [], rivals, strict=False):
-            tokens.append(token)
-            top.append({key: round(value, _DIGITS) for key, value in {**(others or {}), token: own}.items()})
-    return {"tokens": tokens, "top": top}
+def _is_opening(cell: Cell) -> bool:
+    return int(cell.params["words"]) <= OPENING_WORDS

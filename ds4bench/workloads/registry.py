@@ -12,27 +12,14 @@ from ds4bench.workloads.base import Workload
 if TYPE_CHECKING:
     from ds4bench.workloads.dataset import DataSet
 
-_CLASSES = {
-    "gsm8k": "Gsm8k",
-    "long_context": "LongContext",
-    "long_decode": "LongDecode",
-    "mixed_arrival": "MixedArrival",
-    "mt_bench": "MtBench",
-    "needle": "Needle",
-    "oracle": "Oracle",
-    "prefix_cache": "PrefixCache",
-    "random_lengths": "RandomLengths",
-    "soak": "Soak",
-    "stream_parity": "StreamParity",
-    "toolcall15": "ToolCall15",
-}
-"""Class in the module ``ds4bench.workloads.NAME``; takes (spec, run_id), with ``reads_data`` (spec, run_id, data)."""
-
 
 def make_workload(spec: GateSpec, run_id: str, data: DataSet | None = None) -> Workload:
-    """The workload of a gate. ``run_id`` enters the salts, so that no two runs send the same prompt."""
+    """The workload of a gate. ``run_id`` enters the salts, so that no two runs send the same prompt.
+
+    Its class takes (spec, run_id), with ``reads_data`` (spec, run_id, data).
+    """
     module = import_module(f"ds4bench.workloads.{spec.workload}")
-    make = getattr(module, _CLASSES[spec.workload])
+    make = getattr(module, spec.declared.implementation)
     workload: Workload = make(spec, run_id, data) if spec.declared.reads_data else make(spec, run_id)
     return workload
 

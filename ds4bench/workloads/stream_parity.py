@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from ds4bench.client.control import ControlClient
 from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult
-from ds4bench.errors import WorkloadError
+from ds4bench.errors import WorkloadError, reason_of
 from ds4bench.paths import prompts_dir
 from ds4bench.spec.base import SpecModel
 from ds4bench.spec.document import child, compose, to_plain, where
@@ -82,7 +82,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     try:
         root = compose(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}; give a YAML file of tools and prompts") from None
+        raise WorkloadError(
+            f"{path}: cannot be read: {reason_of(error)}; give a YAML file of tools and prompts"
+        ) from None
     try:
         file = PromptFile.model_validate(to_plain(root))
     except ValidationError as error:

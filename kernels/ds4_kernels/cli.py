@@ -42,13 +42,15 @@ examples:
 """
 
 _DOCTOR = """\
-Show the GPUs, torch, Triton, which backend every op gets and why, and which tuning table is used.
+Show the GPUs, torch, Triton, which backend every op gets and why, and which tuning table is used. With --engine-python:
+which hooks the plugin would install in the engine of another environment, and which not and why.
 """
 
 _DOCTOR_EXAMPLES = """\
 examples:
   ds4-kernels doctor
   ds4-kernels doctor --json | python -m json.tool
+  ds4-kernels doctor --engine-python ~/vllm/.venv
 """
 
 _CHECK = """\
@@ -144,6 +146,11 @@ def _add_compile(commands: Any) -> None:
 def _add_doctor(commands: Any) -> None:
     command = _add(
         commands, "doctor", "ds4_kernels.doctor", "what runs here, and why not the rest", _DOCTOR, _DOCTOR_EXAMPLES
+    )
+    command.add_argument(
+        "--engine-python",
+        metavar="P",
+        help="interpreter or environment of vLLM or SGLang: which hooks the plugin would install there, and why not",
     )
     command.add_argument("--json", action="store_true", help="print JSON (schema ds4-kernels.doctor/1)")
 

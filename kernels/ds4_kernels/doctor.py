@@ -67,7 +67,9 @@ class Diagnosis:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the diagnosis (``args.json``: as JSON). Returns 0."""
+    """Print the diagnosis (``args.json``: as JSON); with ``args.engine_python`` that of an engine. Returns the exit code."""
+    if getattr(args, "engine_python", None):
+        return int(importlib.import_module("ds4_kernels.engine_doctor").main(args))
     found = diagnose()
     sys.stdout.write((json.dumps(document(found), indent=1) if args.json else text(found)) + "\n")
     return 0

@@ -203,3 +203,21 @@ def test_the_kernel_gather_never_writes_past_the_workspace() -> None:
         assert bool((wider[0, 5:] == 7).all())
         assert bool((wider[1, 3:] == 7).all())
         assert bool((wider[0, 1:5, :448].abs().amax(-1) > 0).all())
+
+
+@pytest.mark.triton
+@pytest.mark.interpreted
+def test_scales_turn_at_448_times_a_power_of_two() -> None:
+    from ds4_kernels.triton import cache as kernels
+
+    edge = 448.0 * torch.exp2(torch.arange(-20, 20, dtype=torch.float32))
+    others = torch.tensor([0.0, 1e-5, 1e30, 3e38])
+    amax = torch.cat((edge, edge.nextafter(edge * 2), edge.nextafter(edge * 0), others))
+    keys = torch.zeros(len(amax), 512)
+    keys[:, 64] = amax
+    keys[:, 447] = -amax / 3
+    slots = torch.arange(len(amax))
+    written, expected = (FP8_DS_MLA.allocate(3, 64, "cpu").zero_() for _ in range(2))
+    kernels.cache_insert(keys, written, slots, 64)
+    cache.cache_insert(keys, expected, slots, 64)
+    assert torch.equal(written, expected)

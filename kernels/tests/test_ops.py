@@ -53,7 +53,7 @@ def test_without_triton_everything_runs_on_the_reference(monkeypatch: pytest.Mon
 
 def test_a_bad_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS4_KERNELS", "fast")
-    with pytest.raises(ValueError, match="DS4_KERNELS is 'fast'; allowed: auto, reference, triton"):
+    with pytest.raises(ValueError, match="DS4_KERNELS is 'fast'; allowed: auto, off, force, reference, triton"):
         ops.choose("mqa_logits_ragged", "cpu")
 
 

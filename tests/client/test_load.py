@@ -10,6 +10,7 @@ import pytest
 
 from ds4bench.client.load import LoadClient
 from ds4bench.client.transport import HttpRequest, HttpxAiohttpTransport
+from ds4bench.errors import TargetDiedError
 
 
 def _answer(s: Any, pause: float = 0.1) -> list[tuple[float, bytes]]:
@@ -156,3 +157,61 @@ async def test_what_a_script_raises_ends_the_batch(server: Any, s: Any, script: 
     async with LoadClient(HttpxAiohttpTransport(server.url)) as client:
         with pytest.raises(KeyError):
             await client.run_scripts([broken], deadline_s=5)
+
+
+def _asking(send_log: list[str], times: int = 3) -> Any:
+    async def run(send: Any) -> None:
+        for _ in range(times):
+            result = await send(HttpRequest(path="/v1/x", body=b"{}"))
+            send_log.append(str(result.error))
+
+    return run
+
+
+async def test_a_serve_that_hangs_is_asked_once_and_given_up_with_everything_kept(
+    server: Any, s: Any, script: Any
+) -> None:
+    server.script = script([(0.0, s.chunk(content="a")), (60, b"")])
+    asked: list[int] = []
+    kept: list[list[str]] = [[], [], []]
+
+    async def hangs() -> str | None:
+        asked.append(1)
+        await asyncio.sleep(0.05)
+        return "no token for a plain question"
+
+    async def waits(send: Any) -> None:
+        await asyncio.Event().wait()
+
+    async with LoadClient(HttpxAiohttpTransport(server.url)) as client:
+        scripts = [_asking(kept[0]), _asking(kept[1]), _asking(kept[2]), waits]
+        with pytest.raises(TargetDiedError, match="plain question"):
+            await client.run_scripts(scripts, deadline_s=0.4, slots=3, hangs=hangs)
+    assert asked == [1]
+    assert kept == [["deadline"], ["deadline"], ["deadline"]]  # each stream's one request, and nothing behind it
+
+
+async def test_a_single_stream_that_hangs_ends_nothing_while_the_serve_answers(
+    server: Any, s: Any, script: Any
+) -> None:
+    server.script = script([(0.0, s.chunk(content="a")), (60, b"")])
+    kept: list[str] = []
+
+    async def answers() -> str | None:
+        return None
+
+    async with LoadClient(HttpxAiohttpTransport(server.url)) as client:
+        result = await client.run_scripts([_asking(kept, 2)], deadline_s=0.2, hangs=answers)
+    assert kept == ["deadline", "deadline"]
+    assert [one.error for one in result.results] == ["deadline", "deadline"]
+
+
+async def test_nobody_asks_while_another_stream_moves(server: Any, s: Any, script: Any) -> None:
+    server.script = script([*((0.05, s.chunk(content="a")) for _ in range(100)), (60, b"")])
+
+    async def hangs() -> str | None:
+        raise AssertionError("streams moved until the deadline")
+
+    async with LoadClient(HttpxAiohttpTransport(server.url)) as client:
+        result = await client.run_scripts([_asking([], 1)], deadline_s=1.0, hangs=hangs)
+    assert result.results[0].error == "deadline"

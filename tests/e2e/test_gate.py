@@ -188,6 +188,8 @@ def test_a_killed_client_loses_at_most_the_requests_in_flight(baselined: Path) -
 
 def test_a_resume_on_another_serve_is_refused(baselined: Path) -> None:
     run = newest_run(baselined)
+    batches = (run / "batches.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "batches.jsonl").write_bytes(b"".join(batches[:-1]))
     code, _, err = gate(baselined, "--baseline", "here", "--resume", run.name, "--serve-arg=--num-blocks=99")
     assert code == 2
     assert "cannot resume on another serve" in err

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from ds4bench.embedded.faults.base import Chosen, FaultError, Serve
 from ds4bench.embedded.metrics import EngineMetrics
 from ds4bench.embedded.server import ChatFormat, ServeInfo, build_app
 from ds4bench.embedded.tokenizer import Tokenizer
+from tests.serving import launched
 
 CONFIG = EngineConfig(num_blocks=8, enable_prefix_caching=False)
 TOOLS = [
@@ -232,23 +232,9 @@ def test_asking_for_faults_loads_no_torch() -> None:
 
 @pytest.mark.integration
 def test_version_shows_the_faults_and_the_old_flag(tmp_path: Path) -> None:
-    port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "ds4bench.embedded", "--port", "0", "--port-file", str(port_file)]
-    command += ["--num-blocks", "8", "--threads", "1", "--die-with-parent"]
-    command += ["--fault", "drop-sink", "--fault", "hang-at:c=4", "--prefill-delay-share", "0.025"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    deadline = time.monotonic() + 60
-    while not port_file.exists():
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline, "the serve did not start"
-        time.sleep(0.05)
-    url = f"http://127.0.0.1:{port_file.read_text().strip()}"
-    try:
+    faults = ["--fault", "drop-sink", "--fault", "hang-at:c=4", "--prefill-delay-share", "0.025"]
+    with launched(tmp_path, "--num-blocks", "8", "--threads", "1", *faults) as url:
         assert httpx.get(f"{url}/version").json()["faults"] == ["drop-sink", "hang-at:c=4", "slow-prefill:2.5%"]
         body = {"prompt": "The baker", "max_tokens": 2, "temperature": 0, "ignore_eos": True}
         reply = httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()
         assert reply["usage"]["completion_tokens"] == 2
-    finally:
-        process.terminate()
-        process.wait(20)

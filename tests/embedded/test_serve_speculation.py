@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from ds4bench.embedded import __main__ as serve
+from tests.serving import launched
 
 pytestmark = pytest.mark.integration
 
@@ -22,20 +19,9 @@ ONE_TOKEN = {"prompt": "The baker counted", "temperature": 1.0, "top_k": 1}  # s
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder: Path = tmp_path_factory.mktemp("serve")
-    port_file = folder / "port"
-    command = [sys.executable, "-m", "ds4bench.embedded", "--port", "0", "--port-file", str(port_file)]
-    command += ["--num-blocks", "16", "--threads", "2", "--die-with-parent", "--num-speculative-tokens", "2"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    deadline = time.monotonic() + 60
-    while not port_file.exists():
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, "the serve did not start"
-        time.sleep(0.05)
-    yield httpx.Client(base_url=f"http://127.0.0.1:{port_file.read_text().strip()}", timeout=60)
-    process.terminate()
-    process.wait(20)
+    arguments = ["--num-blocks", "16", "--threads", "2", "--num-speculative-tokens", "2"]
+    with launched(tmp_path_factory.mktemp("serve"), *arguments) as url:
+        yield httpx.Client(base_url=url, timeout=60)
 
 
 def counters(client: httpx.Client) -> dict[str, float]:

@@ -10,11 +10,9 @@ from rich.console import Console
 
 from ds4bench.core import (
     Answer,
-    BatchRow,
     Cell,
     CheckResult,
     CheckStatus,
-    ClientHealth,
     Estimate,
     Fingerprint,
     GateVerdict,
@@ -22,55 +20,36 @@ from ds4bench.core import (
     RequestRow,
     RuleResult,
     RunData,
-    RunManifest,
     Verdict,
 )
 from ds4bench.measures import cell_measures
 from ds4bench.report.progress import Estimate as TimeLeft
 from ds4bench.report.progress import LiveProgress, PlainProgress
 from ds4bench.report.terminal import render_report
-
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0,
-    heartbeat_lag_p99_ms=0,
-    heartbeat_lag_max_ms=0,
-    lateness_max_ms=0,
-    burst_share=0,
-    cpu_share=0,
-)
+from tests.records import batch_row, request_row, run_manifest
 
 
 def row(cell: str, repeat: int, index: int, ttft: float, **result: Any) -> RequestRow:
     base: dict[str, Any] = {"ok": True, "ttft_s": ttft, "tpot_decode_ms": 25.0, "prompt_tokens": 8192}
-    return RequestRow(
-        cell=cell, repeat=repeat, attempt=0, index=index, phase="measure", result=RequestResult(**{**base, **result}),
-        answer=Answer(scores={"recall": 0.5}),
-    )  # fmt: skip
-
-
-def batch(cell: str, repeat: int, wall_s: float = 1.0) -> BatchRow:
-    return BatchRow(
-        cell=cell,
+    return request_row(
+        cell,
         repeat=repeat,
-        attempt=0,
-        phase="measure",
-        requests=1,
-        wall_s=wall_s,
-        delivered_concurrency=1,
-        health=HEALTH,
+        index=index,
+        result=RequestResult(**{**base, **result}),
+        answer=Answer(scores={"recall": 0.5}),
     )
 
 
 def run(weights: str) -> RunData:
-    manifest = RunManifest(
-        schema=1, run_id="run-1", created="", gate="long-context", profile="smoke", effective_gate={}, measurement_hash="",
-        measurement={"matrix": {"prompt_tokens": [8192, 124080], "concurrency": [1, 2]}}, target={}, provenance={},
+    manifest = run_manifest(
+        run_id="run-1", gate="long-context", profile="smoke",
+        measurement={"matrix": {"prompt_tokens": [8192, 124080], "concurrency": [1, 2]}},
         fingerprint=Fingerprint(engine="vllm", engine_version="0.33", model="m", weights=weights, hardware={"gpus": ["X"]}),
     )  # fmt: skip
     rows = [row("p8192-c1", r, 0, 2.0 + r) for r in range(3)]
     rows += [row("p124080-c2", 0, i, 10.0 * (i + 1), prompt_tokens=124080) for i in range(2)]
     rows.append(row("p8192-c2", 0, 0, 1.0, ok=False, error="deadline"))
-    batches = [batch("p8192-c1", r) for r in range(3)] + [batch("p124080-c2", 0), batch("p8192-c2", 0)]
+    batches = [batch_row("p8192-c1", repeat=r) for r in range(3)] + [batch_row("p124080-c2"), batch_row("p8192-c2")]
     return RunData(manifest=manifest, requests=rows, batches=batches)
 
 
@@ -154,7 +133,7 @@ def test_time_left_weighs_cells_by_their_tokens() -> None:
     left = TimeLeft()
     left.plan(cells, 2)
     assert left.seconds_left() is None
-    left.account(batch("p1", 0, wall_s=1.0))
+    left.account(batch_row("p1"))
     assert left.seconds_left() == pytest.approx(17.0)  # 100 tokens took 1 s; 100 + 2 x 800 are left
 
 
@@ -166,7 +145,7 @@ def test_plain_progress_is_a_line_a_batch_with_ttft_and_failures() -> None:
     progress.batch_started(cell, 0, "measure", 2)
     progress.request_done(cell, 0, RequestResult(ok=True, ttft_s=2.5))
     progress.request_done(cell, 1, RequestResult(ok=False, error="deadline", error_detail="too slow"))
-    progress.batch_done(batch("p8192-c1", 0))
+    progress.batch_done(batch_row("p8192-c1"))
     last = out.getvalue().splitlines()[-1]
     assert "p8192-c1 repeat 1: TTFT 2.50 s, deadline: too slow, 0 s left" in last
 

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from ds4bench.core import (
-    BatchRow,
-    Cell,
-    ClientHealth,
-    RequestResult,
-    RequestRow,
-    RunData,
-    RunManifest,
-)
+from ds4bench.core import Cell, RunData
 from ds4bench.gate_runner import plan
+from tests.records import batch_row, request_row, run_manifest
 
 CELLS = [Cell("a", 1, {}), Cell("b", 2, {})]
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0,
-    heartbeat_lag_p99_ms=0,
-    heartbeat_lag_max_ms=0,
-    lateness_max_ms=0,
-    burst_share=0,
-    cpu_share=0,
-)
 
 
 def shown(done: RunData | None) -> list[tuple[str, int, str, int]]:
@@ -29,20 +14,10 @@ def shown(done: RunData | None) -> list[tuple[str, int, str, int]]:
 
 
 def run(batches: list[tuple[str, int, str, int]], loose: list[tuple[str, int, str, int]]) -> RunData:
-    manifest = RunManifest(
-        schema=1, run_id="r", created="", gate="g", profile="p", effective_gate={}, measurement_hash="", measurement={},
-        target={}, fingerprint=None, provenance={},
-    )  # fmt: skip
     return RunData(
-        manifest=manifest,
-        batches=[
-            BatchRow(cell=c, repeat=r, phase=p, attempt=a, requests=1, wall_s=1, delivered_concurrency=1, health=HEALTH)
-            for c, r, p, a in batches
-        ],
-        requests=[
-            RequestRow(cell=c, repeat=r, phase=p, attempt=a, index=0, result=RequestResult(ok=True))
-            for c, r, p, a in [*batches, *loose]
-        ],
+        manifest=run_manifest(),
+        batches=[batch_row(c, repeat=r, phase=p, attempt=a) for c, r, p, a in batches],
+        requests=[request_row(c, repeat=r, phase=p, attempt=a) for c, r, p, a in [*batches, *loose]],
     )
 
 

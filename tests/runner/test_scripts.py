@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from ds4bench import gate_runner
 from ds4bench.client.control import ControlClient
-from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult, RunData, RunManifest
+from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult, RunData, Verdict
+from ds4bench.errors import TargetDiedError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.report.progress import SilentProgress
 from ds4bench.spec.load import EffectiveGate, load_gate
@@ -18,7 +20,10 @@ from ds4bench.spec.workloads import WORKLOADS
 from ds4bench.store import runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.base import Endpoint
+from ds4bench.verdicts.decide import decide
 from ds4bench.workloads.base import Batch, Script, Send
+from tests.records import run_manifest
+from tests.serving import launched
 
 GATES = Path(__file__).parents[2] / "gates"
 pytestmark = pytest.mark.integration
@@ -78,13 +83,6 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EffectiveGate:
     )  # fmt: skip
 
 
-def manifest(gate: EffectiveGate) -> RunManifest:
-    return RunManifest(
-        schema=1, run_id="r1", created="", gate="random", profile="smoke", effective_gate=gate.to_dict(),
-        measurement_hash=gate.measurement_hash, measurement=gate.measurement, target={}, fingerprint=None, provenance={},
-    )  # fmt: skip
-
-
 async def measure(
     serve: str, gate: EffectiveGate, break_at: int | None = None, decided: Callable[[], str | None] | None = None
 ) -> Talks:
@@ -92,12 +90,14 @@ async def measure(
     endpoint = await target.start(lambda _: None)
     folder = runs.run_folder("r1")
     done: RunData | None = runs.load_run("r1") if (folder / runs.MANIFEST).exists() else None
-    writer = runs.RunWriter.reopen("r1") if done else runs.RunWriter.create(manifest(gate))
+    writer = runs.RunWriter.reopen("r1") if done else runs.RunWriter.create(run_manifest(gate))
     talks = Talks("r1", endpoint.model, break_at)
     with writer:
         runner = GateRunner(gate, target, endpoint, talks, writer, SilentProgress(), probe_ms=None, decided=decided)
         try:
             await runner.run(done)
+        except TargetDiedError as error:
+            writer.record_death(str(error))
         finally:
             await target.stop()
     return talks
@@ -141,3 +141,20 @@ async def test_a_decided_gate_ends_the_run_between_two_batches_and_says_why(serv
     assert {batch.cell for batch in run.batches} == {"p64-c2"}
     assert (await measure(serve, gate)).started == []  # nothing is left of a stopped run
     assert runs.load_run("r1").stopped == "nothing can change it"
+
+
+async def test_a_serve_that_hangs_ends_the_run_at_the_first_deadline_with_everything_kept(
+    gate: EffectiveGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_runner, "_PROBE_LEAST_S", 1.0)
+    spec = gate.spec.model_copy(update={"request": gate.spec.request.model_copy(update={"deadline_s": 3.0})})
+    with launched(tmp_path, "--num-blocks=16", "--threads=1", "--fault=hang-at:c=2") as url:
+        await measure(url, replace(gate, spec=spec))
+    run = runs.load_run("r1")
+    assert run.died is not None and "unresponsive" in run.died and "/health answers" in run.died
+    assert [row.result.error for row in run.requests] == [
+        "deadline",
+        "deadline",
+    ]  # what was in flight, nothing behind it
+    assert run.batches == []
+    assert decide(gate, run, None).verdict is Verdict.INVALID

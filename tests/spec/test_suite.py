@@ -53,7 +53,7 @@ def test_mistakes_name_file_line_and_fix(tmp_path: Path) -> None:
         "/mine.yaml:5: gates.1.repeat: unknown key; allowed: gate, profile"
     )
     assert mistake(tmp_path, head + "gates: []\n").startswith("/mine.yaml:3: gates: ")
-    assert mistake(tmp_path, head).startswith("/mine.yaml:1: gates: Field required")
+    assert mistake(tmp_path, head).startswith("/mine.yaml:1: gates: missing")
     assert "stands in the suite twice" in mistake(tmp_path, head + "gates: [random, random]\n")
     assert mistake(tmp_path, "name: other\ntitle: t\ngates: [random]\n").startswith(
         "/mine.yaml:1: name: 'other' must be"

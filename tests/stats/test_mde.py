@@ -11,22 +11,14 @@ from hypothesis import strategies as st
 
 from ds4bench.stats.decision import Spread
 from ds4bench.stats.mde import (
-    fail_power,
-    largest_flips,
-    largest_noise,
-    mcnemar_power,
     minimum_detectable_effect,
-    non_inferiority_power,
-    paired_detectable_loss,
-    pass_power,
     refusal,
     repeats_for,
     sentence,
     show_power,
-    smallest_failed,
     with_repeats,
 )
-from ds4bench.stats.paired import mcnemar_loss
+from tests.stats.powers import fail_power, pass_power
 
 spreads = st.builds(Spread, st.floats(0.002, 0.1), st.integers(2, 10), st.integers(2, 10), st.floats(0, 0.03))
 
@@ -81,7 +73,6 @@ def test_an_unchanged_build_fails_in_at_most_one_of_100(spread: Spread, margin: 
 def test_the_default_of_five_repeats_meets_the_asked_power() -> None:
     spread = Spread(0.02, 5, 5, 0.01)
     assert fail_power(0.10, 0.05, spread) >= 0.95
-    assert smallest_failed(0.05, spread, power=0.95) < 0.10
     assert fail_power(0.10, 0.05, with_repeats(spread, 3)) >= 0.95
     assert fail_power(0.10, 0.05, Spread(0.02, 3, 3, 0.01)) < 0.90
 
@@ -97,14 +88,6 @@ def test_repeats_for_an_effect_are_the_fewest(spread: Spread, effect: float) -> 
         assert count == 1 or show_power(effect, with_repeats(spread, count - 1, new_baseline=True)) < 0.8
 
 
-def test_the_largest_noise_is_the_one_at_which_passing_gets_rare() -> None:
-    spread = Spread(0.0, 4, 4, 0.005)
-    noise = largest_noise(0.05, spread)
-    assert noise is not None
-    assert pass_power(0.0, 0.05, Spread(noise, 4, 4, 0.005)) == pytest.approx(0.8, abs=1e-3)
-    assert largest_noise(0.02, Spread(0.0, 4, 4, 0.02)) is None
-
-
 def test_the_sentence_a_person_reads() -> None:
     words = sentence(Spread(0.015, 3, 8, 0.002))
     assert words.startswith("with 3 repeats and the baseline's noise this gate can see a change of 2.9 % or more; ")
@@ -116,30 +99,3 @@ def test_refusals_say_what_would_help() -> None:
     assert "in a new baseline" in str(refusal(0.02, Spread(0.02, 3, 3, 0.001)))
     assert "no number of repeats" in str(refusal(0.03, Spread(0.02, 3, 3, 0.02)))
     assert minimum_detectable_effect(Spread(0.02, 1, 1, 0.0)) == math.inf
-
-
-def test_mcnemar_power_is_that_of_simulated_runs() -> None:
-    rng = np.random.default_rng(2)
-    draws = rng.multinomial(500, [0.02 + 0.03, 0.02, 0.93], size=4000)
-    shown = np.mean([mcnemar_loss(lost, won) <= 0.05 and lost > won for lost, won, _ in draws])
-    assert mcnemar_power(500, 0.03, 0.04) == pytest.approx(shown, abs=0.025)
-
-
-@pytest.mark.parametrize("flips", [0.0, 0.01, 0.04])
-def test_paired_power_at_no_change_is_the_level_or_less(flips: float) -> None:
-    assert mcnemar_power(300, 0.0, flips) <= 0.05
-    assert non_inferiority_power(300, 0.03, flips, loss=0.03) <= 0.07
-
-
-def test_what_200_and_1319_questions_can_show() -> None:
-    assert non_inferiority_power(200, 0.015, 0.02) < 0.4
-    assert non_inferiority_power(1319, 0.015, 0.02) > 0.95
-    loss = paired_detectable_loss(1319, 0.04)
-    assert 0.015 < loss < 0.02
-    assert mcnemar_power(1319, loss, 0.04) == pytest.approx(0.8, abs=0.01)
-    most = largest_flips(1319, 0.015)
-    assert most is not None
-    assert 0.04 < most < 0.055
-    assert largest_flips(100, 0.015) is None
-    with pytest.raises(ValueError, match="shares"):
-        mcnemar_power(100, 0.9, 0.4)

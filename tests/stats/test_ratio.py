@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4bench.stats.ratio import ratio_estimate, repeats_needed, session_half_width
+from ds4bench.stats.ratio import ratio_estimate, session_half_width
 
 tables = st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
 
@@ -76,38 +76,6 @@ def test_one_slow_repeat_widens_the_interval_instead_of_shifting_a_tight_one() -
 def test_noise_is_the_spread_of_repeats_of_both_sides() -> None:
     estimate = ratio_estimate(runs(3, 200, 1, 0.03), runs(4, 200, 1, 0.03), session_cv=0.5)
     assert math.isclose(estimate.noise_cv, 0.03 * math.hypot(1, 0.5), rel_tol=0.1)
-
-
-def test_more_repeats_decide_when_the_noise_is_between_repeats() -> None:
-    estimate = ratio_estimate(runs(5, 3, 1) * 1.04, runs(6, 8, 1), session_cv=0.002)
-    margin = math.log1p(0.05) if estimate.ratio < 1.05 else 0.0
-    few = repeats_needed(estimate, margin + 0.01, session_cv=0.002)
-    assert few is not None
-    assert few > 3
-
-
-def test_the_number_that_would_decide_does_decide() -> None:
-    estimate = ratio_estimate(runs(8, 3, 1, 0.04), runs(9, 30, 1, 0.04), session_cv=0.005)
-    margin = math.log(estimate.ratio) + 0.04
-    needed = repeats_needed(estimate, margin, session_cv=0.005)
-    assert needed is not None
-    level = np.log(runs(10, needed, 1, 0.04))
-    again = (level - level.mean()) / level.std(ddof=1) * estimate.noise_cv + math.log(estimate.candidate)
-    assert ratio_estimate(np.exp(again), runs(9, 30, 1, 0.04), session_cv=0.005).high < math.exp(margin) * 1.005
-
-
-def test_no_number_of_repeats_beats_the_session_noise() -> None:
-    estimate = ratio_estimate(runs(1, 3, 1) * 1.04, runs(2, 3, 1), session_cv=0.02)
-    near = math.log(estimate.ratio) + 0.9 * session_half_width(0.02)
-    assert repeats_needed(estimate, near, session_cv=0.02) is None
-    assert repeats_needed(estimate, near, session_cv=0.02, new_baseline=True) is None
-
-
-def test_a_new_baseline_helps_where_the_old_one_has_too_few_repeats() -> None:
-    estimate = ratio_estimate(runs(11, 3, 1, 0.05), runs(12, 2, 1, 0.05), session_cv=0.001)
-    near = math.log(estimate.ratio) + 0.7 * estimate.noise_cv
-    assert repeats_needed(estimate, near, session_cv=0.001) is None
-    assert repeats_needed(estimate, near, session_cv=0.001, new_baseline=True) is not None
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ds4bench.stats.decision import Spread
-from ds4bench.stats.mde import fail_power, pass_power
 from ds4bench.stats.sequential import Plan
 from ds4bench.stats.simulate import RatioRule, Source, simulate_ratio, simulate_sequence
+from tests.stats.powers import fail_power, pass_power
 
 
 def stored(repeats: int = 12, strata: int = 10, seed: int = 0) -> np.ndarray:

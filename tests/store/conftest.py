@@ -11,7 +11,6 @@ from ds4bench.core import (
     BatchRow,
     CheckResult,
     CheckStatus,
-    ClientHealth,
     Fingerprint,
     GateVerdict,
     RequestResult,
@@ -19,15 +18,7 @@ from ds4bench.core import (
     RunManifest,
     Verdict,
 )
-
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0.1,
-    heartbeat_lag_p99_ms=0.2,
-    heartbeat_lag_max_ms=0.3,
-    lateness_max_ms=0,
-    burst_share=0,
-    cpu_share=0,
-)
+from tests import records
 
 
 @pytest.fixture
@@ -44,10 +35,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def manifest() -> Callable[[str], RunManifest]:
     def make(run_id: str = "20261101-000000-small-smoke-aaaa") -> RunManifest:
-        return RunManifest(
-            schema=1,
+        return records.run_manifest(
             run_id=run_id,
-            created="2026-11-01T00:00:00Z",
             gate="small",
             profile="smoke",
             effective_gate={"spec": {}},
@@ -68,8 +57,8 @@ def request_row() -> Callable[..., RequestRow]:
             ok=True, ttft_s=1.0 + repeat / 100, e2e_s=2.0, tpot_ms=20.0, prompt_tokens=600, completion_tokens=4,
             cached_tokens=0, content="long text", chunk_times_s=[1.0, 2.0], model="m",
         )  # fmt: skip
-        row = {"cell": "p600-c1", "repeat": repeat, "attempt": 0, "index": 0, "phase": "measure", "result": result}
-        return RequestRow(**{**row, "expect": {"prompt_tokens": 600, "codes": ["1"]}, **changes})  # type: ignore[arg-type]
+        row = {"cell": "p600-c1", "repeat": repeat, "result": result, "expect": {"prompt_tokens": 600, "codes": ["1"]}}
+        return records.request_row(**{**row, **changes})
 
     return make
 
@@ -77,9 +66,9 @@ def request_row() -> Callable[..., RequestRow]:
 @pytest.fixture
 def batch_row() -> Callable[..., BatchRow]:
     def make(repeat: int = 0, **changes: object) -> BatchRow:
-        row = {"cell": "p600-c1", "repeat": repeat, "attempt": 0, "phase": "measure", "requests": 1, "wall_s": 2.0}
-        extra = {"delivered_concurrency": 1.0, "health": HEALTH, "probe_ms": 50.0 + repeat}
-        return BatchRow(**{**row, **extra, **changes})  # type: ignore[arg-type]
+        return records.batch_row(
+            **{"cell": "p600-c1", "repeat": repeat, "wall_s": 2.0, "probe_ms": 50.0 + repeat, **changes}
+        )
 
     return make
 

@@ -1,6 +1,7 @@
 """Stands for an engine's process where only its life and death matter: loads, fails, dies, leaves children behind.
 
 ``python fake_engine.py BEHAVIOUR --port PORT [flags]``. The behaviour comes where an engine takes its model.
+With ``--headless`` it is a worker on another machine: it only lives, until the file that END_FILE names is there.
 """
 
 import json
@@ -18,6 +19,17 @@ PORT = int(sys.argv[sys.argv.index("--port") + 1])
 SLEEPER = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(300)"
 
 print(f"INFO loading {BEHAVIOUR}", flush=True)
+if "--headless" in sys.argv:
+    if BEHAVIOUR == "worker-lacks-memory":
+        print("(Worker pid=7) ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB", flush=True)
+        sys.exit(1)
+    Path(os.environ["END_FILE"]).with_name("joined").touch()
+    while not Path(os.environ["END_FILE"]).exists():
+        time.sleep(0.02)
+    print("RuntimeError: the worker lost its GPU", flush=True)
+    os._exit(7)
+while "--node-rank" in sys.argv and not Path(os.environ["END_FILE"]).with_name("joined").exists():
+    time.sleep(0.02)  # as an engine's head waits for its workers
 if BEHAVIOUR == "unknown-model":
     print("ERROR x is not a local folder and is not a valid model identifier listed on the hub", flush=True)
     sys.exit(1)
@@ -31,7 +43,10 @@ if BEHAVIOUR == "odd-failure":
     sys.exit(1)
 if BEHAVIOUR == "hangs":
     time.sleep(300)
-if BEHAVIOUR == "leaves-workers":  # one in the group, one that has left group and session; both ignore SIGTERM
+if BEHAVIOUR in (
+    "leaves-workers",
+    "memory-in-gate",
+):  # one in the group, one that has left group and session; both ignore SIGTERM
     workers = [
         subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, start_new_session=alone)
         for alone in (False, True)
@@ -80,6 +95,15 @@ class Handler(BaseHTTPRequestHandler):
         if BEHAVIOUR == "dies-in-gate" and streams[0] > 5:
             print("RuntimeError: engine core died", flush=True)
             os._exit(11)
+        if BEHAVIOUR == "memory-in-gate" and streams[0] > 5:  # its workers are left behind
+            print(
+                "(EngineCore pid=7) ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+                flush=True,
+            )
+            os._exit(1)
+        if streams[0] > 5 and "END_FILE" in os.environ:  # ends the worker; a head without its worker answers no more
+            Path(os.environ["END_FILE"]).touch()
+            time.sleep(300)
         prompt = len(body["messages"][0]["content"].split())
         self._head(200, "text/event-stream", None)
         for _ in range(3):

@@ -6,9 +6,7 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,34 +14,9 @@ import pytest
 from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, plan_launch
 from ds4bench.targets.profile import load_profile
+from tests.targets.fake_serve import GATE, PROFILE, ds4bench, fake_processes, gone_soon, runs
 
-ROOT = Path(__file__).resolve().parents[2]
-FAKE = Path(__file__).with_name("fake_engine.py")
 pytestmark = pytest.mark.integration
-
-PROFILE = f"""
-name: fake
-title: a process that stands for an engine
-engine: vllm
-kind: launch
-command: ['{{python}}', '{FAKE}', '{{model}}', --port, '{{port}}']
-validity_flags: {{enable-prompt-tokens-details: true}}
-ready_deadline_s: 20
-grace_s: 0.5
-"""
-GATE = """
-name: small
-title: Small prompts
-purpose: a gate that a fake engine can answer
-workload: long_context
-seed: 5
-request: {max_tokens: 3, deadline_s: 20}
-matrix: {prompt_tokens: [300], concurrency: [1]}
-warmup: {requests_per_cell: 1}
-repeats: {count: 8}
-rules:
-  - {name: failures, kind: zero_failures}
-"""
 
 
 @pytest.fixture
@@ -58,42 +31,6 @@ def target(
 ) -> EngineTarget:
     launch = plan_launch(load_profile("vllm", str(profile)), behaviour, environment=env)
     return EngineTarget(launch, profile.parent / "serve.log", ready_deadline_s=deadline_s)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone_soon(*pids: int) -> bool:
-    deadline = time.monotonic() + 15
-    while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(runs(pid) for pid in pids)
-
-
-def fake_processes(folder: Path) -> list[int]:
-    """Processes of a fake engine launched from this test's folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if (
-                entry.name.isdigit()
-                and str(FAKE).encode() in (entry / "cmdline").read_bytes()
-                and runs(int(entry.name))
-            ):
-                found += [int(entry.name)] if (entry / "cwd").resolve() == folder.resolve() else []
-        except OSError:
-            continue
-    return found
-
-
-def ds4bench(folder: Path, *args: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "DS4BENCH_HOME": str(ROOT)}
-    command = [sys.executable, "-m", "ds4bench.cli", *args]
-    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 async def test_a_launched_engine_answers_with_its_flags_in_the_fingerprint_and_stops(profile: Path) -> None:

@@ -32,7 +32,7 @@ def test_every_launch_has_the_flags_that_validity_needs(name: str) -> None:
 
 def test_the_profiles_of_the_issue_are_there() -> None:
     assert {"vllm", "sglang", "hosted-deepseek", "attach", "embedded"} <= set(profile_names())
-    wanted = {"rtx-pro-6000-tp2", "rtx-pro-6000-tp2-mtp2", "b200-tp4", "gb10-2node-ray", "h200", "cpu"}
+    wanted = {"rtx-pro-6000-tp2", "rtx-pro-6000-tp2-mtp2", "b200-tp4", "gb10-2node-ray", "gb10-2node-mp", "h200", "cpu"}
     assert wanted <= set(serve_profiles("vllm"))
 
 

@@ -138,3 +138,11 @@ def test_the_table_shows_every_row_and_what_was_expected() -> None:
     table = grading.matrix_table([ROW, Row(name="other", holds="all")], matrix)
     assert "**needle INVALID (model_identity)**; soak PASS" in table
     assert "| other | not run | open" in table
+
+
+def test_gates_of_times_are_repeated_as_the_table_asks(tmp_path: Path) -> None:
+    table = expectations.table()
+    run = MatrixRun(table.rows, [], load_suite("smoke"), tmp_path / "faults.json", repeats=table.repeats)
+    for gate, repeats in table.repeats.items():
+        assert run._gate(gate).gate.spec.repeats.count == repeats
+    assert run._gate("needle").gate.spec.repeats.count == load_gate("needle", profile="smoke").spec.repeats.count

@@ -9,27 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from ds4bench.core import (
-    Baseline,
-    BatchRow,
-    ClientHealth,
-    Fingerprint,
-    RequestResult,
-    RequestRow,
-    RunData,
-    RunManifest,
-)
+from ds4bench.core import Baseline, BatchRow, Fingerprint, RequestResult, RequestRow, RunData
 from ds4bench.spec.load import EffectiveGate, load_gate
+from tests.records import HEALTH, baseline_of, batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0.1,
-    heartbeat_lag_p99_ms=0.5,
-    heartbeat_lag_max_ms=1.0,
-    lateness_max_ms=0.3,
-    burst_share=0.0,
-    cpu_share=0.1,
-)
 FINGERPRINT = Fingerprint(
     engine="ds4bench-embedded",
     engine_version="0.1.0",
@@ -80,39 +64,24 @@ class World:
         for repeat in range(gate.spec.repeats.count):
             for cell in gate.spec.matrix.cells():
                 for index in range(cell.concurrency):
-                    made = request_row(cell.id, repeat, index, ttft(cell.id, repeat, index))
+                    made = reply_row(cell.id, repeat, index, ttft(cell.id, repeat, index))
                     if where(made):
                         answer = msgspec.structs.replace(made.result, **(result or {}))
                         made = msgspec.structs.replace(made, result=answer, **(row or {}))
                     requests.append(made)
-                made_batch = BatchRow(
-                    cell=cell.id,
-                    repeat=repeat,
-                    attempt=0,
-                    phase="measure",
-                    requests=cell.concurrency,
-                    wall_s=1.0,
-                    delivered_concurrency=float(cell.concurrency),
-                    health=changed_health,
-                    probe_ms=50.0,
-                    foreign_cores=0.02,
-                )
+                made_batch = batch_row(
+                    cell.id, repeat=repeat, requests=cell.concurrency, delivered_concurrency=float(cell.concurrency),
+                    health=changed_health, probe_ms=50.0, foreign_cores=0.02,
+                    counters={"generation_tokens": 16 * cell.concurrency},
+                )  # fmt: skip
                 batches.append(msgspec.structs.replace(made_batch, **(batch or {})))
-        run_manifest = RunManifest(
-            schema=1,
-            run_id="20261121-031500-long-context-smoke-ab12",
-            created="2026-11-21T03:15:00Z",
-            gate=gate.spec.name,
-            profile=gate.profile,
-            effective_gate=gate.to_dict(),
-            measurement_hash=gate.measurement_hash,
-            measurement=gate.measurement,
-            target={},
-            fingerprint=msgspec.structs.replace(FINGERPRINT, **(fingerprint or {})),
-            provenance={},
-        )
+        told: dict[str, Any] = {
+            "run_id": "20261121-031500-long-context-smoke-ab12",
+            "fingerprint": msgspec.structs.replace(FINGERPRINT, **(fingerprint or {})),
+            **(manifest or {}),
+        }
         return RunData(
-            manifest=msgspec.structs.replace(run_manifest, **(manifest or {})),
+            manifest=run_manifest(gate, **told),
             requests=requests,
             batches=batches[:batches_done],
             died=died,
@@ -120,26 +89,10 @@ class World:
 
     def baseline(self, run: RunData, **changes: Any) -> Baseline:
         """The run, promoted."""
-        assert run.manifest.fingerprint is not None
-        made = Baseline(
-            schema=1,
-            name="here",
-            created=run.manifest.created,
-            gate=run.manifest.gate,
-            profile=run.manifest.profile,
-            run_id=run.manifest.run_id,
-            measurement_hash=run.manifest.measurement_hash,
-            measurement=run.manifest.measurement,
-            metric_schema=run.manifest.metric_schema,
-            fingerprint=run.manifest.fingerprint,
-            provenance={},
-            requests=run.requests,
-            probe_ms=50.0,
-        )
-        return msgspec.structs.replace(made, **changes)
+        return baseline_of(run, "here", **{"probe_ms": 50.0, **changes})
 
 
-def request_row(cell: str, repeat: int, index: int, ttft_s: float) -> RequestRow:
+def reply_row(cell: str, repeat: int, index: int, ttft_s: float) -> RequestRow:
     tokens = int(cell.removeprefix("p").partition("-")[0])
     result = RequestResult(
         ok=True,
@@ -156,15 +109,7 @@ def request_row(cell: str, repeat: int, index: int, ttft_s: float) -> RequestRow
         model="ds4-tiny",
         chunk_times_s=[ttft_s + 0.025 * i for i in range(16)],
     )
-    return RequestRow(
-        cell=cell,
-        repeat=repeat,
-        attempt=0,
-        index=index,
-        phase="measure",
-        result=result,
-        expect={"prompt_tokens": tokens},
-    )
+    return request_row(cell, repeat=repeat, index=index, result=result, expect={"prompt_tokens": tokens})
 
 
 @pytest.fixture

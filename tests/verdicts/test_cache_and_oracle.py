@@ -14,10 +14,8 @@ from scipy.stats import ttest_ind
 from ds4bench.core import (
     Answer,
     Baseline,
-    BatchRow,
     CheckResult,
     CheckStatus,
-    ClientHealth,
     Fingerprint,
     RequestResult,
     RequestRow,
@@ -35,16 +33,9 @@ from ds4bench.verdicts.evidence import Evidence, gather
 from ds4bench.verdicts.rules import JUDGES
 from ds4bench.verdicts.rules.agreement import compare, logprob_error, overlap
 from ds4bench.verdicts.rules.points import difference
+from tests.records import batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0,
-    heartbeat_lag_p99_ms=0,
-    heartbeat_lag_max_ms=0,
-    lateness_max_ms=0,
-    burst_share=0,
-    cpu_share=0,
-)
 
 
 def gate(name: str, *overrides: str) -> EffectiveGate:
@@ -55,10 +46,9 @@ def row(
     cell: str, index: int = 0, *, repeat: int = 0, script: int = 0, expect: Any = None, **result: Any
 ) -> RequestRow:
     told = {"ok": True, "prompt_tokens": 1000, "completion_tokens": 20, "cached_tokens": 0, "ttft_s": 1.0, **result}
-    return RequestRow(
-        cell=cell, repeat=repeat, attempt=0, index=index, phase="measure", result=RequestResult(**told),
-        expect=expect or {}, script=script, turn=index,
-    )  # fmt: skip
+    return request_row(
+        cell, repeat=repeat, index=index, result=RequestResult(**told), expect=expect or {}, script=script, turn=index
+    )
 
 
 def run_of(
@@ -66,17 +56,16 @@ def run_of(
 ) -> RunData:
     keys = dict.fromkeys((r.cell, r.repeat) for r in rows)
     batches = [
-        BatchRow(
-            cell=cell, repeat=repeat, attempt=0, phase="measure", wall_s=1.0, delivered_concurrency=1.0, health=HEALTH,
-            requests=sum((r.cell, r.repeat) == (cell, repeat) for r in rows), counters=counters,
+        batch_row(
+            cell,
+            repeat=repeat,
+            requests=sum((r.cell, r.repeat) == (cell, repeat) for r in rows),
+            counters=counters,
         )
         for cell, repeat in keys
-    ]  # fmt: skip
-    manifest = RunManifest(
-        schema=1, run_id="r", created="", gate=effective.spec.name, profile="smoke", effective_gate=effective.to_dict(),
-        measurement_hash=effective.measurement_hash, measurement=effective.measurement, target={}, provenance={},
-        fingerprint=Fingerprint(engine="e", model="m", weights="trained", prefix_caching=True, hardware={"cpu": "a"}),
-    )  # fmt: skip
+    ]
+    told = Fingerprint(engine="e", model="m", weights="trained", prefix_caching=True, hardware={"cpu": "a"})
+    manifest = run_manifest(effective, fingerprint=told)
     return RunData(manifest=manifest, requests=list(rows), batches=batches, scripts=list(scripts))
 
 
@@ -370,3 +359,75 @@ def test_what_goes_wrong_behind_a_cache_hit_alone_is_judged_by_itself() -> None:
     assert (overall.verdict, cell.verdict) == (Verdict.PASS, Verdict.PASS)  # 0.015 nat in the mean
     assert again.verdict is Verdict.FAIL
     assert "sent again" in again.sentence
+
+
+def sent_again(same: Sequence[float | None], repeat: int = 0) -> list[ScriptRow]:
+    """Prompts that were sent again; None: nothing of it was cached."""
+    return [
+        ScriptRow(
+            cell="again-w800", repeat=repeat, attempt=0, phase="measure", script=i, key=f"again-w800/{i}", requests=3,
+            answer=Answer(scores={"answers": 1.0} if value is None else {"answers": 1.0, "same_when_cached": value}),
+        )
+        for i, value in enumerate(same)
+    ]  # fmt: skip
+
+
+def sameness(ours: Sequence[float | None], theirs: Sequence[float | None] | None) -> RuleResult:
+    effective = gate("prefix-cache", "matrix.words=[800]", "matrix.arrangement=[again]", "repeats.count=1")
+    rows = [row("again-w800", i, script=i) for i in range(3)]
+    baseline = None if theirs is None else from_run(run_of(effective, rows, sent_again(theirs)), "before")
+    (result,) = judge("same", gather(effective, run_of(effective, rows, sent_again(ours)), baseline, ["none"]))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ([1.0] * 8, [1.0] * 8, Verdict.PASS),
+        ([1.0] * 7 + [0.0], [1.0] * 8, Verdict.PASS),  # rounding of a short rest is no defect
+        ([0.0] * 8, [1.0] * 8, Verdict.FAIL),
+        ([0.0] * 7 + [1.0], [1.0] * 7 + [0.0], Verdict.FAIL),
+        ([0.0] * 3, [1.0] * 3, Verdict.INCONCLUSIVE),  # 1 of 20: too few to blame
+        ([0.0] * 8, [0.0] * 8, Verdict.SKIPPED),  # a serve whose cached replies always differ a little
+        ([None] * 8, [1.0] * 8, Verdict.SKIPPED),
+        ([0.0] * 8, None, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_replies_out_of_the_cache_must_be_those_that_were_computed(
+    ours: list[float | None], theirs: list[float | None] | None, verdict: Verdict
+) -> None:
+    assert sameness(ours, theirs).verdict is verdict
+
+
+def test_openings_have_a_limit_of_their_own_and_do_not_count_among_the_long_replies() -> None:
+    effective = gate("oracle", "matrix.words=[4, 60]")
+
+    def run(error: float) -> RunData:
+        moved = [{"a": -0.1 - error, "b": -2.5}] * 2
+        short = {"text": "t", "replies": [{"tokens": ["a", "a"], "top": moved}]}
+        long = {"text": "t", "replies": [{"tokens": ["a"] * 4, "top": [{"a": -0.1, "b": -2.5}] * 4}]}
+        scripts = [
+            ScriptRow(
+                cell=cell, repeat=0, attempt=0, phase="measure", script=0, key=f"{cell}/0", requests=1,
+                answer=Answer(detail=detail),
+            )
+            for cell, detail in (("w4-c2", short), ("w60-c2", long))
+        ]  # fmt: skip
+        return run_of(effective, [row("w4-c2"), row("w60-c2")], scripts)
+
+    for error, verdict in ((0.0, Verdict.PASS), (0.1, Verdict.PASS), (0.4, Verdict.FAIL)):
+        found = judge("agreement", gather(effective, run(error), from_run(run(0.0), "before")))
+        assert {result.cell: result.verdict for result in found} == {
+            None: Verdict.PASS, "w4-c2": verdict, "w60-c2": Verdict.PASS,
+        }  # fmt: skip
+
+
+def test_usage_that_claims_more_tokens_than_the_serve_counted_makes_a_run_invalid() -> None:
+    effective = gate("random")
+    cell = effective.spec.matrix.cells()[0].id
+    rows = [row(cell, i, completion_tokens=60) for i in range(2)]
+    assert check("token_counts_agree", effective, rows, generation_tokens=118).status is CheckStatus.OK
+    assert check("token_counts_agree", effective, rows, generation_tokens=100).status is CheckStatus.FAILED
+    assert check("token_counts_agree", effective, rows).status is CheckStatus.NOT_APPLICABLE
+    failed = [*rows, row(cell, 2, ok=False, error="deadline", completion_tokens=None)]
+    assert check("token_counts_agree", effective, failed, generation_tokens=500).status is CheckStatus.NOT_APPLICABLE

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ds4bench.calibration_runs import measure_sessions, noise_of
+from ds4bench.calibration_runs import measure_sessions, noise_of, refuse_early
 from ds4bench.errors import SpecError, StoreError, TargetError
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import TargetOptions, prepare
@@ -43,7 +43,10 @@ def test_two_sessions_or_a_gate_without_comparison_cannot_be_calibrated(world: A
         noise_of(gate, sessions(world, gate, 2, 0.0, 0.01))
     absolute = world.gate("rules=[{kind: zero_failures}]")
     with pytest.raises(SpecError, match="no rule that compares a time"):
-        noise_of(absolute, [])
+        refuse_early(absolute, "here", measured=True)
+    with pytest.raises(SpecError, match="give --repeats 2 or more"):
+        refuse_early(world.gate(repeats=1), "here", measured=True)
+    refuse_early(world.gate(repeats=1), "here", measured=False)  # stored runs have the repeats that they have
 
 
 async def test_a_serve_that_somebody_else_started_is_not_restarted(world: Any) -> None:

@@ -8,31 +8,14 @@ from typing import Any
 
 import pytest
 
-from ds4bench.core import (
-    BatchRow,
-    CheckResult,
-    CheckStatus,
-    ClientHealth,
-    Fingerprint,
-    RequestResult,
-    RequestRow,
-    RunData,
-    RunManifest,
-)
+from ds4bench.core import CheckResult, CheckStatus, Fingerprint, RequestResult, RunData
 from ds4bench.spec.load import load_gate
 from ds4bench.verdicts.checks.conversations import effort_effective, reasoning_parsed, replies_not_cut, tools_called
 from ds4bench.verdicts.checks.mode import mode_effective
 from ds4bench.verdicts.evidence import Evidence, gather
+from tests.records import batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0,
-    heartbeat_lag_p99_ms=0,
-    heartbeat_lag_max_ms=0,
-    lateness_max_ms=0,
-    burst_share=0,
-    cpu_share=0,
-)
 Reply = dict[str, Any]
 EFFORTS = {"non-thinking": None, "think-high": "high", "think-max": "max"}
 
@@ -55,21 +38,13 @@ def evidence(reply: Callable[[str, int, int], Reply], *, weights: str = "trained
                     "thinking": None if effort and turn else effort is not None,
                 }
                 requests.append(
-                    RequestRow(
-                        cell=cell.id, repeat=0, attempt=0, index=2 * script + turn, phase="measure", script=script, turn=turn,
-                        result=RequestResult(**{**values, **reply(cell.id, script, turn)}), expect={**expect, "tools": True},
+                    request_row(
+                        cell.id, index=2 * script + turn, script=script, turn=turn, expect={**expect, "tools": True},
+                        result=RequestResult(**{**values, **reply(cell.id, script, turn)}),
                     )
                 )  # fmt: skip
-        batches.append(
-            BatchRow(
-                cell=cell.id, repeat=0, attempt=0, phase="measure", requests=20, wall_s=1.0, delivered_concurrency=4.0,
-                health=HEALTH,
-            )
-        )  # fmt: skip
-    manifest = RunManifest(
-        schema=1, run_id="r", created="", gate="toolcall-15", profile="full", effective_gate={}, target={}, provenance={},
-        measurement_hash="", measurement={}, fingerprint=Fingerprint(engine="e", model="m", weights=weights),
-    )  # fmt: skip
+        batches.append(batch_row(cell.id, requests=20, delivered_concurrency=4.0))
+    manifest = run_manifest(gate, fingerprint=Fingerprint(engine="e", model="m", weights=weights))
     return gather(gate, RunData(manifest=manifest, requests=requests, batches=batches), None)
 
 

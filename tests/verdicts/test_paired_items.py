@@ -15,16 +15,12 @@ from pydantic import ValidationError
 
 from ds4bench.core import (
     Answer,
-    Baseline,
-    BatchRow,
     CheckStatus,
-    ClientHealth,
     Fingerprint,
     RequestResult,
     RequestRow,
     RuleResult,
     RunData,
-    RunManifest,
     ScriptRow,
     Verdict,
 )
@@ -33,13 +29,10 @@ from ds4bench.spec.load import EffectiveGate, effective, load_gate
 from ds4bench.spec.rules import PairedItemsRule
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early
+from tests.records import baseline_of, batch_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
 BOOLS = NDArray[np.bool_]
-_HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0.1, heartbeat_lag_p99_ms=0.5, heartbeat_lag_max_ms=1.0, lateness_max_ms=0.3, burst_share=0.0,
-    cpu_share=0.1,
-)  # fmt: skip
 _FINGERPRINT = Fingerprint(engine="vllm", model="m", weights="trained")
 
 
@@ -70,27 +63,9 @@ def run_of(
                 scripts.append(ScriptRow(**where, script=place, key=f"test/{number}", requests=1, answer=answer))
                 requests.append(RequestRow(**where, index=number, script=place, result=reply))
             size = last - first + 1
-            batch = BatchRow(**where, requests=size, wall_s=1.0, delivered_concurrency=4.0, health=_HEALTH)
-            batches.append(batch)
-    manifest = RunManifest(
-        schema=1, run_id="20261121-031500-gsm8k-ab12", created="2026-11-21T03:15:00Z", gate=gate.spec.name,
-        profile=gate.profile, effective_gate=gate.to_dict(), measurement_hash=gate.measurement_hash,
-        measurement=gate.measurement, target={}, fingerprint=msgspec.structs.replace(_FINGERPRINT, weights=weights),
-        provenance={},
-    )  # fmt: skip
+            batches.append(batch_row(**where, requests=size, delivered_concurrency=4.0))
+    manifest = run_manifest(gate, fingerprint=msgspec.structs.replace(_FINGERPRINT, weights=weights))
     return RunData(manifest=manifest, requests=requests, scripts=scripts, batches=batches)
-
-
-def baseline_of(run: RunData, **changes: Any) -> Baseline:
-    manifest = run.manifest
-    assert manifest.fingerprint is not None
-    made = Baseline(
-        schema=1, name="prod", created=manifest.created, gate=manifest.gate, profile=manifest.profile,
-        run_id=manifest.run_id, measurement_hash=manifest.measurement_hash, measurement=manifest.measurement,
-        metric_schema=manifest.metric_schema, fingerprint=manifest.fingerprint, provenance={}, requests=run.requests,
-        scripts=run.scripts, batches=run.batches,
-    )  # fmt: skip
-    return msgspec.structs.replace(made, **changes)
 
 
 def once(answers: BOOLS | Sequence[float]) -> list[list[float]]:
@@ -121,7 +96,7 @@ def test_an_unchanged_model_passes_early_and_the_sentence_says_why() -> None:
     assert (asked, result.verdict) == (400, Verdict.PASS)
     right = int(baseline[:400].sum())
     assert result.sentence == (
-        f"strict {right / 4:.1f} % ({right} of 400), prod {right / 4:.1f} % ({right} of 400) on the same items: 0 lost, "
+        f"strict {right / 4:.1f} % ({right} of 400), base {right / 4:.1f} % ({right} of 400) on the same items: 0 lost, "
         "0 won, +0.0 points (-0.7 to +0.7); margin 1.5 points, floor 92 %, published 94.8 to 96.5 %; "
         "a loss beyond the margin is excluded: PASS"
     )
@@ -178,7 +153,7 @@ def test_items_that_the_baseline_lacks_are_named_and_refuse_the_comparison() -> 
     short = baseline_of(run, scripts=[s for s in run.scripts if s.key not in ("test/3", "test/41")])
     result = decide(gate, run, short).rules[0]
     assert result.verdict is Verdict.INCONCLUSIVE
-    assert "prod has no strict for 2 of the 60 items (test/3, test/41)" in result.sentence
+    assert "base has no strict for 2 of the 60 items (test/3, test/41)" in result.sentence
     other = [msgspec.structs.replace(s, key=f"train/{s.key}") for s in run.scripts]
     assert "60 of the 60 items" in decide(gate, run, baseline_of(run, scripts=other)).rules[0].sentence
     assert decided_early(gate, run, short) is None  # whole, it can be a baseline itself
@@ -190,7 +165,7 @@ def test_other_data_are_refused_before_any_item_is_compared() -> None:
     stored = baseline_of(run, measurement={**run.manifest.measurement, "data": {"name": "gsm8k, task gsm8k v2"}})
     verdict = decide(gate, run, stored)
     assert verdict.verdict is Verdict.INCONCLUSIVE
-    assert "not comparable with prod" in verdict.sentence
+    assert "not comparable with base" in verdict.sentence
     assert "gsm8k, task gsm8k v2" in verdict.sentence
 
 
@@ -199,7 +174,7 @@ def test_a_baseline_without_right_answers_shows_nothing_and_random_weights_do_no
     none = run_of(gate, once(np.zeros(60)))
     result = decide(gate, none, baseline_of(none)).rules[0]
     assert result.verdict is Verdict.INCONCLUSIVE
-    assert "prod itself has only 0.0 %, so a loss of 10 points could not be seen" in result.sentence
+    assert "base itself has only 0.0 %, so a loss of 10 points could not be seen" in result.sentence
     random = run_of(gate, once(np.zeros(60)), weights="random")
     verdict = decide(gate, random, baseline_of(random))
     assert (verdict.verdict, verdict.rules[0].primary) == (Verdict.SKIPPED, False)

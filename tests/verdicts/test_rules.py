@@ -11,15 +11,10 @@ import pytest
 
 from ds4bench.core import (
     Answer,
-    Baseline,
-    BatchRow,
     CheckStatus,
-    ClientHealth,
     Fingerprint,
     RequestResult,
-    RequestRow,
     RunData,
-    RunManifest,
     ScriptRow,
     Verdict,
 )
@@ -29,17 +24,10 @@ from ds4bench.verdicts.checks import run_checks
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.evidence import gather
+from tests.records import baseline_of, batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer")  # items in a matrix that was made for lengths
-HEALTH = ClientHealth(
-    heartbeat_lag_p50_ms=0,
-    heartbeat_lag_p99_ms=0,
-    heartbeat_lag_max_ms=0,
-    lateness_max_ms=0,
-    burst_share=0,
-    cpu_share=0,
-)
 
 
 def gate(*overrides: str, name: str = "random", repeats: int = 4) -> EffectiveGate:
@@ -58,34 +46,14 @@ def run(effective_gate: EffectiveGate, tpot: Any, *, weights: str = "trained", *
                     "prompt_tokens": 256, "completion_tokens": 16, "cached_tokens": 0, "model": "m", **result,
                 }  # fmt: skip
                 requests.append(
-                    RequestRow(
-                        cell=cell.id, repeat=repeat, attempt=0, index=index, phase="measure", script=index,
-                        result=RequestResult(**values), expect={"prompt_tokens": 256},
+                    request_row(
+                        cell.id, repeat=repeat, index=index, script=index, result=RequestResult(**values),
+                        expect={"prompt_tokens": 256},
                     )
                 )  # fmt: skip
-            batches.append(
-                BatchRow(
-                    cell=cell.id, repeat=repeat, attempt=0, phase="measure", requests=2, wall_s=1.0,
-                    delivered_concurrency=float(cell.concurrency), health=HEALTH,
-                )
-            )  # fmt: skip
-    manifest = RunManifest(
-        schema=1, run_id="r", created="", gate=effective_gate.spec.name, profile="smoke",
-        effective_gate=effective_gate.to_dict(), measurement_hash=effective_gate.measurement_hash,
-        measurement=effective_gate.measurement, target={}, provenance={},
-        fingerprint=Fingerprint(engine="e", model="m", weights=weights),
-    )  # fmt: skip
+            batches.append(batch_row(cell.id, repeat=repeat, requests=2, delivered_concurrency=float(cell.concurrency)))
+    manifest = run_manifest(effective_gate, fingerprint=Fingerprint(engine="e", model="m", weights=weights))
     return RunData(manifest=manifest, requests=requests, batches=batches)
-
-
-def baseline(done: RunData) -> Baseline:
-    manifest = done.manifest
-    assert manifest.fingerprint is not None
-    return Baseline(
-        schema=1, name="base", created="", gate=manifest.gate, profile=manifest.profile, run_id="b",
-        measurement_hash=manifest.measurement_hash, measurement=manifest.measurement,
-        metric_schema=manifest.metric_schema, fingerprint=manifest.fingerprint, provenance={}, requests=done.requests,
-    )  # fmt: skip
 
 
 def steady(factor: float = 1.0, cell: str = "", spread: float = 0.002) -> Any:
@@ -99,7 +67,7 @@ def judged(factor: float = 1.0, cell: str = "", spread: float = 0.002, *override
     effective_gate = gate(
         "rules.tpot.margin=0.03", "rules.tpot.cell_margin=0.08", "rules.tpot.session_cv=0.005", *overrides
     )
-    base = baseline(run(effective_gate, steady()))
+    base = baseline_of(run(effective_gate, steady()))
     return decide(effective_gate, run(effective_gate, steady(factor, cell, spread)), base)
 
 
@@ -133,20 +101,20 @@ def test_an_unchanged_build_is_hardly_ever_failed() -> None:
         return float(20 * np.exp(rng.normal(0, 0.03)))
 
     for _ in range(200):
-        base = baseline(run(effective_gate, noisy))
+        base = baseline_of(run(effective_gate, noisy))
         failed += decide(effective_gate, run(effective_gate, noisy), base).verdict is Verdict.FAIL
     assert failed <= 2
 
 
 def test_one_repeat_shows_no_noise() -> None:
     effective_gate = gate(repeats=1)
-    verdict = decide(effective_gate, run(effective_gate, steady()), baseline(run(effective_gate, steady())))
+    verdict = decide(effective_gate, run(effective_gate, steady()), baseline_of(run(effective_gate, steady())))
     assert "2 repeats in all show no noise, at least 4 are needed" in verdict.sentence
 
 
 def test_a_metric_that_most_replies_lack_decides_nothing() -> None:
     effective_gate = gate()
-    base = baseline(run(effective_gate, steady()))
+    base = baseline_of(run(effective_gate, steady()))
     verdict = decide(effective_gate, run(effective_gate, steady(), tpot_decode_ms=None), base)
     assert verdict.verdict is Verdict.INCONCLUSIVE
     assert "2 of 2 requests of p256-c1 have no such value" in verdict.sentence
@@ -289,7 +257,7 @@ def test_a_serve_that_ignores_ignore_eos_makes_the_run_invalid() -> None:
 
 def test_a_baseline_of_another_measurement_shows_as_not_comparable_and_leaves_absolute_rules_alone() -> None:
     effective_gate = gate("rules.failures={name: failures, kind: limit, measure: ttft_mean_s, at_most: 0.1}")
-    other = baseline(run(gate("seed=3"), steady()))
+    other = baseline_of(run(gate("seed=3"), steady()))
     verdict = decide(effective_gate, run(effective_gate, steady()), other)
     check = next(check for check in verdict.checks if check.name == "comparable")
     assert check.status is CheckStatus.UNVERIFIED

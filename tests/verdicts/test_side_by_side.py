@@ -67,7 +67,15 @@ def test_latency_is_a_ratio_with_an_interval_a_cell(world: World) -> None:
         assert item.low is not None
         assert item.high is not None
         assert item.low < 2 < item.high
+        assert item.rank is not None
+        assert item.rank.superiority == 1  # every repeat of the second run is slower than every one of the first
+        assert item.rank.p == pytest.approx(item.rank.smallest_p) == pytest.approx(0.1)
     assert any("network" in note for note in found.notes)
+
+
+def test_one_repeat_has_no_rank(world: World) -> None:
+    run = world.run(world.gate(repeats=1), fingerprint=LOCAL)
+    assert [item.rank for item in side_by_side(run, run).latencies] == [None] * 12
 
 
 def test_scores_of_a_rerouted_model_are_refused_but_its_latency_is_not(world: World) -> None:

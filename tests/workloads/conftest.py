@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from ds4bench.core import Fingerprint
 from ds4bench.targets.base import Endpoint
 from ds4bench.targets.dialect import dialect_of
+from tests.serving import running
 
 _TEACHING = (
     "The keeper counted every lantern by the harbour before the storm, and the baker carried a basket of bread to the "
@@ -97,23 +94,7 @@ def make_serve(tokenizer: Tokenizer) -> Iterator[Callable[..., CountingServe]]:
             ]
             if tokenize:
                 routes.append(Route("/tokenize", serve.on_tokenize, methods=["POST"]))
-            serve.url = stack.enter_context(_running(Starlette(routes=routes)))
+            serve.url = stack.enter_context(running(Starlette(routes=routes)))
             return serve
 
         yield make
-
-
-@contextlib.contextmanager
-def _running(app: Starlette) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ds4bench.client.control import ControlClient
-from ds4bench.core import Answer, PlannedRequest, RequestResult, RunManifest
+from ds4bench.core import Answer, PlannedRequest, RequestResult
 from ds4bench.errors import WorkloadError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.report.progress import SilentProgress
@@ -23,6 +23,7 @@ from ds4bench.targets.dialect import dialect_of
 from ds4bench.workloads.dataset import DataSet
 from ds4bench.workloads.gsm8k import Gsm8k, read_data
 from ds4bench.workloads.gsm8k_task import Gsm8kTask
+from tests.records import run_manifest
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "prompts" / "gsm8k-nano"
@@ -202,11 +203,7 @@ async def measured(serve: str, gate: EffectiveGate, data: DataSet, *, break_afte
             if sent == break_after:
                 raise RuntimeError("the client was killed here")
 
-    manifest = RunManifest(
-        schema=1, run_id="r1", created="", gate="gsm8k", profile="smoke", effective_gate=gate.to_dict(),
-        measurement_hash=gate.measurement_hash, measurement=gate.measurement, target={}, fingerprint=None, provenance={},
-    )  # fmt: skip
-    with runs.RunWriter.reopen("r1") if done else runs.RunWriter.create(manifest) as writer:
+    with runs.RunWriter.reopen("r1") if done else runs.RunWriter.create(run_manifest(gate)) as writer:
         workload = Gsm8k(gate.spec, "r1", data)
         try:
             await GateRunner(gate, target, endpoint, workload, writer, Counting(), probe_ms=None).run(done)

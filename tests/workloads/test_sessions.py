@@ -18,8 +18,8 @@ from ds4bench.spec.load import load_gate
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Batch, Script, Workload
 from ds4bench.workloads.block_size import learn_block_size
+from ds4bench.workloads.logprobs import read_logprobs
 from ds4bench.workloads.mixed_arrival import meeting
-from ds4bench.workloads.oracle import read_logprobs
 from ds4bench.workloads.registry import make_workload
 
 ROOT = Path(__file__).parents[2]
@@ -317,3 +317,44 @@ async def test_a_first_request_that_fails_without_a_token_does_not_keep_the_seco
     async with asyncio.timeout(5):
         await asyncio.gather(lead.run(send), follow.run(send))
     assert sent == [0, 1]
+
+
+def telling(cached: int, *logprobs: float) -> RequestResult:
+    """A chat reply with the logprobs of its places."""
+    places = [{"token": "a", "logprob": p, "top_logprobs": [{"token": "b", "logprob": p - 2}]} for p in logprobs]
+    return RequestResult(
+        ok=True, content="aa", prompt_tokens=600, completion_tokens=2, cached_tokens=cached, logprobs=[{"content": places}]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cached", "cold_again", "score"),
+    [
+        (telling(512, -0.1, -0.2), telling(0, -0.1, -0.2), 1.0),
+        (telling(512, -0.1, -0.24), telling(0, -0.1, -0.2), 1.0),
+        (telling(512, -0.3, -0.4), telling(0, -0.1, -0.2), 0.0),
+        (telling(512, -0.3, -0.4), telling(0, -0.2, -0.3), 1.0),  # the serve differs from itself as much
+        (telling(0, -0.3, -0.4), telling(0, -0.1, -0.2), None),  # nothing was cached
+    ],
+)
+async def test_a_prompt_sent_again_tells_whether_the_cache_gave_back_what_was_computed(
+    make_serve: MakeServe, cached: RequestResult, cold_again: RequestResult, score: float | None
+) -> None:
+    batch = await batch_of(spec("prefix-cache"), make_serve(), "again-w400")
+    assert batch.slots == 1 and len(batch.scripts) == 2
+    replies = iter([telling(0, -0.1, -0.2), cached, cold_again])
+    sent, answer = await play(batch.scripts[0], lambda _: next(replies))
+    assert answer is not None
+    assert answer.scores.get("same_when_cached") == score
+    first, second, third = sent
+    assert first.body == second.body and first.body["top_logprobs"] == 8
+    assert third.body == {**first.body, "cache_salt": third.body["cache_salt"]}
+    assert [planned.expect["prefix_tokens"] for planned in sent] == [0, 600, 0]
+
+
+async def test_oracle_openings_are_a_few_bare_words_with_short_replies(make_serve: MakeServe) -> None:
+    batch = await batch_of(spec("oracle"), make_serve(), "w4-c2")
+    first = [script.first for script in batch.scripts if script.first is not None]
+    assert len(first) == 24
+    assert [len(planned.body["prompt"].split()) for planned in first[:5]] == [1, 2, 3, 4, 1]
+    assert {planned.body["max_tokens"] for planned in first} == {4}

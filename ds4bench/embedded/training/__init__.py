@@ -1,6 +1,8 @@
 """Training of ``ds4-nano``, the engine's own small weights: ``python -m ds4bench.embedded.training``.
 
 The text is generated (``data``): word problems, three codes in a long journal, dialogues with tools; thinking or not.
+More than half of the words of the dialogues are made up, and the tokenizer cuts a word alike wherever it stands: what is
+learnt is to copy words, not to know them.
 ``model`` is the engine's architecture, batched and differentiable; the tests hold both to the same logits. ``plan`` is
 the course of a run over its progress: rows of 512, then 2,048 and 8,192 tokens; from 65 % on everything that the engine
 stores quantised is fake-quantised, from 75 % on the C4A layers see the indexer's top-k only. The indexer learns all the

@@ -1,4 +1,4 @@
-"""Batches of token ids: for each step a seeded mixture of the three kinds of text, all rows of one length."""
+"""Batches of token ids: for each step a seeded mixture of the kinds of text, all rows of one length."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from ds4bench.embedded.tokenizer import ASSET
-from ds4bench.embedded.training.data import arithmetic, retrieval, tools
+from ds4bench.embedded.training.data import arithmetic, dialogues, retrieval
 from ds4bench.embedded.training.data.examples import Example
 
 GIVEN_WEIGHT = 0.05
 """Loss weight of a prompt's tokens: they teach the language, replies are what is wanted."""
 
-_CHARACTERS_PER_TOKEN = {"few_shot": 2.0, "conversation": 2.3, "journal": 2.75, "dialogue": 3.0}
+_CHARACTERS_PER_TOKEN = {
+    "few_shot": 2.3, "conversation": 2.65, "journal": 2.95, "short_dialogue": 3.35, "echo": 3.6, "dialogue": 3.6,
+}  # fmt: skip
 _MIXTURES = (  # up to this length: share of each kind
-    (512, {"few_shot": 0.6, "conversation": 0.25, "journal": 0.15}),
-    (2048, {"few_shot": 0.3, "conversation": 0.1, "journal": 0.1, "dialogue": 0.5}),
-    (1 << 30, {"few_shot": 0.1, "conversation": 0.05, "journal": 0.4, "dialogue": 0.45}),
+    (512, {"few_shot": 0.45, "conversation": 0.13, "journal": 0.07, "short_dialogue": 0.25, "echo": 0.1}),
+    (2048, {"few_shot": 0.28, "conversation": 0.1, "journal": 0.07, "short_dialogue": 0.05, "dialogue": 0.5}),
+    (1 << 30, {"few_shot": 0.15, "conversation": 0.05, "journal": 0.4, "dialogue": 0.4}),
 )
+_SEVERAL = 8_000
+"""Characters from which on a row has several dialogues, each with tools of its own."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,24 @@ def _make(rng: random.Random, kind: str, room: int) -> Example:
         return arithmetic.few_shot(rng, room)
     if kind == "conversation":
         return arithmetic.conversation(rng, room)
+    if kind == "echo":
+        return dialogues.echo(rng, room)
+    if kind == "short_dialogue":
+        return dialogues.short_dialogue(rng, room)
     if kind == "dialogue":
-        return tools.dialogue(rng, room)
+        return _dialogues(rng, room)
     return retrieval.journal(rng, int(room * rng.uniform(0.6, 1.0)))
+
+
+def _dialogues(rng: random.Random, room: int) -> Example:
+    if room < _SEVERAL:
+        return dialogues.dialogue(rng, room)
+    example, used = Example(), 0
+    while used < room:
+        part = dialogues.dialogue(rng, int(rng.uniform(0.7, 2.0) * _SEVERAL))
+        example.pieces += part.pieces
+        used += len(part.text())
+    return example
 
 
 def loader(keys: Iterator[BatchKey], workers: int) -> Iterator[tuple[Tensor, Tensor]]:

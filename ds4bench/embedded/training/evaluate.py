@@ -25,6 +25,9 @@ _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")  # lm-eval's strict-match of gsm8k
 _SHOTS = 5
 _SHARES = (0.1, 0.5, 0.9)
 
+ReadReply = tuple[str, list[tuple[str, Any]]]
+"""Content of a reply, and its calls: name and arguments, None where they are no JSON."""
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -56,24 +59,32 @@ def evaluate(model: TrainingModel, suite: Suite) -> dict[str, Any]:
 
 def gsm8k(model: TrainingModel, tokenizer: Tokenizer, suite: Suite, name: str) -> tuple[float, list[Reply]]:
     """Strict-match of five-shot completions of the data set ``name``, and the replies."""
-    folder = suite.prompts / name
-    pool, items = _lines(folder / "train.jsonl"), _lines(folder / "test.jsonl")[: suite.problems]
-    rng = random.Random("five shots")  # noqa: S311 - test data
-    replies = []
-    for item in items:
-        shots = "".join(f"Question: {s['question']}\nAnswer: {s['answer']}\n\n" for s in rng.sample(pool, _SHOTS))
-        prompt = f"{shots}Question: {item['question']}\nAnswer:"
-        replies.append(_reply(tokenizer, prompt, f" {item['answer']}\n\n"))
+    items = five_shot(suite.prompts / name, suite.problems)
+    replies = [_reply(tokenizer, prompt, f" {answer}\n\n") for prompt, answer in items]
 
     def ended(tokens: list[int]) -> bool:
         return tokens[-1] == tokenizer.eos_id or "Question:" in tokenizer.decode(tokens[-8:])
 
     complete(model, replies, ended, longest=256, budget=suite.budget, rounds=100)
-    right = 0
-    for item, reply in zip(items, replies, strict=True):
-        found = _STRICT.search(tokenizer.decode(reply.tokens))
-        right += found is not None and found[1].rstrip(".") == item["answer"].rpartition("#### ")[2]
-    return right / len(items), replies
+    texts = [tokenizer.decode(reply.tokens) for reply in replies]
+    return sum(strict_match(text, answer) for text, (_, answer) in zip(texts, items, strict=True)) / len(items), replies
+
+
+def five_shot(folder: Path, limit: int) -> list[tuple[str, str]]:
+    """(prompt, worked answer) of the first ``limit`` items of a folder, as lm-eval's gsm8k task forms them."""
+    pool, items = _lines(folder / "train.jsonl"), _lines(folder / "test.jsonl")[:limit]
+    rng = random.Random("five shots")  # noqa: S311 - test data
+    prompts = []
+    for item in items:
+        shots = "".join(f"Question: {s['question']}\nAnswer: {s['answer']}\n\n" for s in rng.sample(pool, _SHOTS))
+        prompts.append((f"{shots}Question: {item['question']}\nAnswer:", str(item["answer"])))
+    return prompts
+
+
+def strict_match(text: str, answer: str) -> bool:
+    """Whether the first number behind ``####`` is the answer's, by lm-eval's strict filter."""
+    found = _STRICT.search(text)
+    return found is not None and found[1].rstrip(".") == answer.rpartition("#### ")[2]
 
 
 def recall(model: TrainingModel, tokenizer: Tokenizer, suite: Suite, length: int) -> float:
@@ -113,7 +124,11 @@ def tools(model: TrainingModel, tokenizer: Tokenizer, suite: Suite) -> dict[str,
 
 def score(turns: Sequence[Turn], texts: Sequence[str]) -> int:
     """2 points when every turn is right; 1 when the first calls name the right tools; else 0."""
-    read = [_read(text) for text in texts]
+    return points(turns, [_read(text) for text in texts])
+
+
+def points(turns: Sequence[Turn], read: Sequence[ReadReply]) -> int:
+    """The same of replies that are read already, each (content, calls)."""
     right = [_right(turn, *got) for turn, got in zip(turns, read, strict=True)]
     if all(right):
         return 2
@@ -154,8 +169,7 @@ def _turn_reply(tokenizer: Tokenizer, item: dict[str, Any], index: int) -> Reply
     return _reply(tokenizer, prompt, turns[index].reply(thinking=thinking) + EOS)
 
 
-def _read(text: str) -> tuple[str, list[tuple[str, Any]]]:
-    """(content, calls) of a reply."""
+def _read(text: str) -> ReadReply:
     parser = DsmlParser()
     events = [*parser.feed(text.rpartition(END_THINK)[2].removesuffix(EOS)), *parser.finish()]
     names: dict[int, str] = {}

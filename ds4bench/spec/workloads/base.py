@@ -8,13 +8,13 @@ from ds4bench.spec.base import MatrixSpec, OptionsSpec
 
 ALWAYS = ("server_alive", "all_requests_ok", "model_identity")
 """Checks of every gate, those first that explain others."""
-TIMED = ("possible_values", "client_not_starved", "machine_quiet", "machine_steady")
+TIMED = ("possible_values", "token_counts_agree", "client_not_starved", "machine_quiet", "machine_steady")
 """Checks of every gate that judges times."""
 
 
 @dataclass(frozen=True)
 class WorkloadSpec:
-    """A workload as a gate file sees it.
+    """A workload as a gate file sees it. ``implementation`` is its class in ``ds4bench.workloads.NAME``, named, not imported.
 
     ``version`` is part of the measurement: raised by hand when the workload sends something else for the same gate file.
     ``checks`` are names of ``verdicts/checks``, in the order of the report. ``columns`` are names of ``report/columns.py``.
@@ -24,6 +24,7 @@ class WorkloadSpec:
     """
 
     name: str
+    implementation: str
     version: int
     matrix: type[MatrixSpec]
     options: type[OptionsSpec] = OptionsSpec

@@ -27,6 +27,7 @@ class Gsm8kOptions(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="gsm8k",
+    implementation="Gsm8k",
     version=1,
     matrix=Gsm8kMatrix,
     options=Gsm8kOptions,

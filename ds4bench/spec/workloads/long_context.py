@@ -19,6 +19,7 @@ class LongContextMatrix(MatrixSpec):
 
 SPEC = WorkloadSpec(
     name="long_context",
+    implementation="LongContext",
     version=1,
     matrix=LongContextMatrix,
     checks=(

@@ -7,6 +7,7 @@ from ds4bench.spec.workloads.long_context import LongContextMatrix
 
 SPEC = WorkloadSpec(
     name="long_decode",
+    implementation="LongDecode",
     version=1,
     matrix=LongContextMatrix,
     checks=(

@@ -41,6 +41,7 @@ class MixedArrivalOptions(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="mixed_arrival",
+    implementation="MixedArrival",
     version=1,
     matrix=MixedArrivalMatrix,
     options=MixedArrivalOptions,

@@ -26,6 +26,7 @@ class MtBenchOptions(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="mt_bench",
+    implementation="MtBench",
     version=1,
     matrix=MtBenchMatrix,
     options=MtBenchOptions,

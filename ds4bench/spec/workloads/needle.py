@@ -27,6 +27,7 @@ class NeedleOptions(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="needle",
+    implementation="Needle",
     version=1,
     matrix=NeedleMatrix,
     options=NeedleOptions,

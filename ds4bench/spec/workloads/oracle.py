@@ -9,6 +9,10 @@ from pydantic import Field
 from ds4bench.spec.base import MatrixSpec, OptionsSpec, PositiveInt, PositiveInts
 from ds4bench.spec.workloads.base import ALWAYS, WorkloadSpec
 
+OPENING_WORDS, OPENING_TOKENS = 8, 4
+"""A cell of so few words: bare beginnings of sentences, and a reply of so many tokens. What wrong attention does to a handful
+of keys is far above rounding there, and drowns in it behind hundreds."""
+
 
 class OracleMatrix(MatrixSpec):
     """The cells: words of filler in a prompt; ``concurrency`` prompts are in flight together."""
@@ -20,19 +24,21 @@ class OracleMatrix(MatrixSpec):
 
 
 class OracleOptions(OptionsSpec):
-    """Prompts a cell, and how many of the likeliest tokens of every place are asked for and compared.
+    """``prompts`` a cell, ``openings`` in one of at most ``OPENING_WORDS`` words; how many likeliest tokens are compared.
 
     ``again``: every prompt is sent twice, so that what is computed behind a prefix-cache hit is compared too.
     """
 
     prompts: PositiveInt = 4
+    openings: PositiveInt = 24
     top_logprobs: Annotated[int, Field(ge=2, le=20)] = 8
     again: bool = True
 
 
 SPEC = WorkloadSpec(
     name="oracle",
-    version=1,
+    implementation="Oracle",
+    version=2,
     matrix=OracleMatrix,
     options=OracleOptions,
     checks=(*ALWAYS, "logprobs_complete", "comparable"),

@@ -25,6 +25,7 @@ class RandomLengthsOptions(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="random_lengths",
+    implementation="RandomLengths",
     version=1,
     matrix=RandomLengthsMatrix,
     options=RandomLengthsOptions,

@@ -31,6 +31,7 @@ class SoakOptions(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="soak",
+    implementation="Soak",
     version=1,
     matrix=SoakMatrix,
     options=SoakOptions,

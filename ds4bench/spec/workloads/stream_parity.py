@@ -32,6 +32,7 @@ class StreamParityOptions(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="stream_parity",
+    implementation="StreamParity",
     version=1,
     matrix=StreamParityMatrix,
     options=StreamParityOptions,

@@ -47,6 +47,7 @@ class ToolCall15Options(OptionsSpec):
 
 SPEC = WorkloadSpec(
     name="toolcall15",
+    implementation="ToolCall15",
     version=1,
     matrix=ToolCall15Matrix,
     options=ToolCall15Options,

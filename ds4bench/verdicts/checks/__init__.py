@@ -20,6 +20,7 @@ from ds4bench.verdicts.checks.conversations import (
     replies_not_cut,
     tools_called,
 )
+from ds4bench.verdicts.checks.kernels import kernels_loaded
 from ds4bench.verdicts.checks.lengths import full_length_replies, length_within, no_truncation
 from ds4bench.verdicts.checks.logprobs import logprobs_complete
 from ds4bench.verdicts.checks.machine import machine_quiet, machine_steady
@@ -27,6 +28,7 @@ from ds4bench.verdicts.checks.mode import mode_effective
 from ds4bench.verdicts.checks.prefix import hit_sources_agree, hits_reported, no_accidental_hits, primed
 from ds4bench.verdicts.checks.results import not_applicable
 from ds4bench.verdicts.checks.serve import all_requests_ok, model_identity, server_alive
+from ds4bench.verdicts.checks.tokens import token_counts_agree
 from ds4bench.verdicts.checks.turns import arrivals_overlap, conversations_grow
 from ds4bench.verdicts.checks.values import possible_values
 from ds4bench.verdicts.evidence import Evidence
@@ -38,6 +40,7 @@ CHECKS: dict[str, Check] = {
     "all_requests_ok": all_requests_ok,
     "all_items_answered": all_items_answered,
     "model_identity": model_identity,
+    "kernels_loaded": kernels_loaded,
     "mode_effective": mode_effective,
     "reasoning_parsed": reasoning_parsed,
     "effort_effective": effort_effective,
@@ -57,6 +60,7 @@ CHECKS: dict[str, Check] = {
     "full_length_replies": full_length_replies,
     "delivered_concurrency": delivered_concurrency,
     "possible_values": possible_values,
+    "token_counts_agree": token_counts_agree,
     "client_not_starved": client_not_starved,
     "machine_quiet": machine_quiet,
     "machine_steady": machine_steady,
@@ -69,6 +73,9 @@ NEVER_BLOCKS = frozenset({"comparable"})
 def run_checks(evidence: Evidence) -> list[CheckResult]:
     """The checks of the gate's workload, those that explain others first."""
     names = evidence.spec.declared.checks
+    fingerprint = evidence.run.manifest.fingerprint
+    if fingerprint is not None and fingerprint.kernels is not None:  # nobody else need read that it does not apply
+        names = (*names, "kernels_loaded")
     if not evidence.batches:
         rest = [not_applicable(name, "nothing was measured") for name in names if name != "server_alive"]
         return [server_alive(evidence), *rest]

@@ -33,10 +33,11 @@ def machine_steady(evidence: Evidence) -> CheckResult:
 
 
 def machine_quiet(evidence: Evidence) -> CheckResult:
-    """Nothing else used this machine's CPU while the launched serve was measured.
+    """Nothing else used the CPU cores that the launched serve and the client may use while they were measured.
 
-    A busy neighbour slows serve and client alike, and no statistics over the repeats of one session can tell it from a
-    slower build. The run is not INVALID, but neither it nor a comparison with it decides anything.
+    Where they are pinned, work on the other cores does not count. A busy neighbour slows serve and client alike, and no
+    statistics over the repeats of one session can tell it from a slower build. The run is not INVALID, but neither it nor
+    a comparison with it decides anything.
     """
     name, fingerprint = "machine_quiet", evidence.run.manifest.fingerprint
     cores = fingerprint.hardware.get("cores") if fingerprint is not None else None

@@ -20,6 +20,7 @@ from ds4bench.verdicts.rules import (
     paired_items,
     points,
     ratio,
+    sameness,
     scaling,
     score,
     zero_failures,
@@ -36,6 +37,7 @@ JUDGES: dict[str, Callable[[Any, Evidence], list[RuleResult]]] = {
     "points": points.judge,
     "scaling": scaling.judge,
     "agreement": agreement.judge,
+    "sameness": sameness.judge,
 }
 STOPS: dict[str, Callable[[Any, Evidence], Stop | None]] = {
     "score": score.stop,

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ds4bench.core import RuleResult, ScriptRow, Verdict
+from ds4bench.spec.workloads.oracle import OPENING_WORDS
 from ds4bench.verdicts.evidence import Evidence
 from ds4bench.verdicts.wording import percent
 
@@ -45,17 +46,21 @@ def judge(rule: AgreementRule, evidence: Evidence) -> list[RuleResult]:
     other = [ours.key for ours, theirs in pairs if theirs is None or _text(ours) != _text(theirs)]
     if other or not pairs:
         return [_undecided(rule, f"{baseline.name} has no reply to the same text for {', '.join(other[:3]) or 'any'}")]
+    short = {
+        c.id for c in evidence.spec.matrix.cells() if int(c.params.get("words", OPENING_WORDS + 1)) <= OPENING_WORDS
+    }
     cells: dict[str, list[Agreement]] = {}
     again: list[Agreement] = []
     for ours, theirs in pairs:
         wanted = _detail(theirs).get("replies", []) if theirs is not None else []
         found = [compare(a, b, rule.fork_margin_nats) for a, b in zip(_detail(ours)["replies"], wanted, strict=False)]
         cells.setdefault(ours.cell, []).extend(found)
-        again += found[1:]
-    single = [_result(rule, replies, baseline.name, cell) for cell, replies in cells.items()]
+        again += found[1:] if ours.cell not in short else []
+    single = [_result(rule, replies, baseline.name, cell, opening=cell in short) for cell, replies in cells.items()]
     if again:  # apart, since replies to prompts that were cold would dilute what goes wrong behind a cache hit
         single.append(_result(rule, again, baseline.name, _AGAIN))
-    return [_result(rule, [a for replies in cells.values() for a in replies], baseline.name, None), *single]
+    long = [reply for cell, replies in cells.items() if cell not in short for reply in replies]
+    return [_result(rule, long, baseline.name, None), *single] if long else single
 
 
 def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], fork_margin_nats: float) -> Agreement:
@@ -96,7 +101,9 @@ def margin(top: Mapping[str, float]) -> float:
     return best[0] - best[1] if len(best) > 1 else math.inf
 
 
-def _result(rule: AgreementRule, replies: Iterable[Agreement], name: str, cell: str | None) -> RuleResult:
+def _result(
+    rule: AgreementRule, replies: Iterable[Agreement], name: str, cell: str | None, *, opening: bool = False
+) -> RuleResult:
     replies = list(replies)
     places, agreed = sum(a.places for a in replies), sum(a.agreed for a in replies)
     seen = places / max(sum(a.length for a in replies), 1)
@@ -104,7 +111,7 @@ def _result(rule: AgreementRule, replies: Iterable[Agreement], name: str, cell: 
     errors = [value for a in replies for value in a.errors]
     top1 = agreed / places if places else 0.0
     shared, error = (fmean(overlaps), fmean(errors)) if overlaps else (0.0, math.inf)
-    broken = _broken(rule, top1 if places else None, shared, error)
+    broken = _broken(rule, top1 if places else None, shared, error, opening=opening)
     verdict = Verdict.FAIL if broken else Verdict.PASS
     note = ""
     if not broken and seen < rule.least_compared:
@@ -120,14 +127,15 @@ def _result(rule: AgreementRule, replies: Iterable[Agreement], name: str, cell: 
     return RuleResult(rule=rule.name, verdict=verdict, sentence=sentence, cell=cell, primary=cell is None)
 
 
-def _broken(rule: AgreementRule, top1: float | None, shared: float, error: float) -> list[str]:
+def _broken(rule: AgreementRule, top1: float | None, shared: float, error: float, *, opening: bool) -> list[str]:
+    most = rule.opening_error_at_most_nats if opening else rule.error_at_most_nats
     found: Sequence[tuple[bool, str]] = (
         (
             top1 is not None and top1 < rule.top1_at_least - _ROUNDING,
             f"top-1 at least {percent(rule.top1_at_least, 1)}",
         ),
         (shared < rule.overlap_at_least - _ROUNDING, f"overlap at least {percent(rule.overlap_at_least, 1)}"),
-        (error > rule.error_at_most_nats + _ROUNDING, f"logprobs within {rule.error_at_most_nats:g} nat"),
+        (error > most + _ROUNDING, f"logprobs within {most:g} nat"),
     )
     return [f"asked is {words}" for is_broken, words in found if is_broken]
 

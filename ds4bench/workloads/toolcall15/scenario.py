@@ -12,7 +12,7 @@ import pydantic
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from yaml.nodes import MappingNode, Node
 
-from ds4bench.errors import WorkloadError
+from ds4bench.errors import WorkloadError, reason_of
 from ds4bench.paths import prompts_dir
 from ds4bench.spec.document import child, compose, key_node, to_plain, where
 from ds4bench.workloads.toolcall15.checks import Name, Note, Outcome, named
@@ -253,7 +253,10 @@ def _read(path: Path, model: type[_Data]) -> _Data:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}") from None
+        raise WorkloadError(
+            f"{path}: cannot be read: {reason_of(error)}; a battery is a folder with "
+            "battery.yaml, tools.yaml and tc-*.yaml"
+        ) from None
     root = compose(text, str(path))
     try:
         return model.model_validate(to_plain(root))

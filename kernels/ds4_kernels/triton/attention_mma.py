@@ -13,7 +13,7 @@ from ds4_kernels.triton.common import LN_2, LOG2_E, dot, pow2, to_bf16
 
 
 @triton.jit
-def _softmax_step(scores, valid, maximum, denominator):
+def softmax_step(scores, valid, maximum, denominator):
     """Running softmax over base-2 logits ``[H, C]``: (BF16 weights, factor of what came before, maximum, denominator).
 
     Rows of only -inf stay the empty state.
@@ -75,7 +75,7 @@ def prefill_kernel(
         row = tl.where(valid, index, 0).to(tl.int64)
         kv_tile = tl.load(kv + row[:, None] * D + dims[None, :], mask=valid[:, None], other=0.0)
         scores = dot(q_tile, tl.trans(kv_tile), tl.zeros((BLOCK_H, BLOCK_C), tl.float32)) * scale_log2
-        weights, decay, maximum, denominator = _softmax_step(scores, valid, maximum, denominator)
+        weights, decay, maximum, denominator = softmax_step(scores, valid, maximum, denominator)
         acc = dot(weights, kv_tile, acc * decay[:, None])
     _store_result(out, lse, sink, token, head, heads, out_heads, maximum, denominator, acc, HAS_SINK, D)
 
@@ -194,7 +194,7 @@ def decode_kernel(
         nope = tl.reshape(to_bf16(values), (BLOCK_C, D))
         scores = dot(q_nope, tl.trans(nope), tl.zeros((BLOCK_H, BLOCK_C), tl.float32))
         scores = dot(q_rope, tl.trans(rope), scores) * scale_log2
-        weights, decay, maximum, denominator = _softmax_step(scores, valid, maximum, denominator)
+        weights, decay, maximum, denominator = softmax_step(scores, valid, maximum, denominator)
         acc = dot(weights, nope, acc * decay[:, None])
         acc_rope = dot(weights, rope, acc_rope * decay[:, None])
     if SPLIT:

@@ -14,11 +14,10 @@ from torch import Tensor
 from ds4_kernels import layouts
 from ds4_kernels.reference import cache as contract
 from ds4_kernels.triton.common import (
-    E4M3_MAX,
     FP8_AMAX_FLOOR,
+    INTERPRETED,
     inverse_pow2,
     pow2,
-    scale_byte,
     to_bf16,
     to_e4m3,
 )
@@ -36,13 +35,29 @@ INDEX_SCALES = tl.constexpr(layouts.INDEXER_FP8.scale_bytes)
 
 INSERT_ROWS, GATHER_ROWS, INDEXER_ROWS = 4, 8, 32
 WARPS = 4
+INSERT_WARPS = 4
 
 
 @triton.jit
 def slot_address(cache_ptr, cache_stride, slot, BLOCK_SIZE: tl.constexpr):
     """(pointer to the block, offset in the block) of int64 slots >= 0."""
-    block = slot // BLOCK_SIZE
-    return cache_ptr + block * cache_stride, slot - block * BLOCK_SIZE
+    block = (slot.to(tl.uint64) // BLOCK_SIZE).to(tl.int64)  # unsigned: a shift alone
+    return cache_ptr + block * cache_stride, (slot - block * BLOCK_SIZE).to(tl.int32)
+
+
+@triton.jit
+def _scale_byte(amax):
+    """``scale_byte(amax, 448, 1e-4)`` without the division: 448 is 1.75 times a power of two (byte 8 lower)."""
+    bits = tl.maximum(amax, FP8_AMAX_FLOOR).to(tl.int32, bitcast=True)
+    byte = ((bits + 0x1FFFFF) >> 23) - 8
+    return tl.where(bits >= 0x7F800000, 255, byte)
+
+
+@triton.jit
+def _codes(x):
+    """e4m3 codes of FP32 values that a scale has brought to -448 .. 448; the instruction saturates by itself."""
+    codes = to_e4m3(x) if INTERPRETED else x.to(tl.float8e4nv)
+    return codes.to(tl.uint8, bitcast=True)
 
 
 @triton.jit
@@ -50,8 +65,8 @@ def store_mla_nope(cache_ptr, cache_stride, slot, keep, x, BLOCK_SIZE: tl.conste
     """Quantise the first 7 groups of FP32 rows ``x`` [N, 8, 64] into int64 slots [N] where ``keep``; pad byte 0."""
     group = tl.arange(0, GROUPS)
     nope = group < ROPE_GROUP
-    byte = scale_byte(tl.max(tl.abs(x), axis=2), E4M3_MAX, FP8_AMAX_FLOOR)
-    codes = to_e4m3(x * inverse_pow2(byte)[:, :, None]).to(tl.uint8, bitcast=True)
+    byte = _scale_byte(tl.max(tl.abs(x), axis=2))
+    codes = _codes(x * inverse_pow2(byte)[:, :, None])
     block, offset = slot_address(cache_ptr, cache_stride, tl.where(keep, slot, 0), BLOCK_SIZE)
     # The minimum keeps masked lanes inside the row too.
     column = tl.minimum(group, ROPE_GROUP - 1)[None, :, None] * GROUP + tl.arange(0, GROUP)[None, None, :]
@@ -81,8 +96,8 @@ def load_mla_nope(row, keep):
 def store_indexer(cache_ptr, cache_stride, slot, keep, x, BLOCK_SIZE: tl.constexpr):
     """Quantise FP32 rows ``x`` [N, 128] with one FP32 scale each and write them to int64 slots [N] where ``keep``."""
     column = tl.arange(0, INDEX)
-    byte = scale_byte(tl.max(tl.abs(x), axis=1), E4M3_MAX, FP8_AMAX_FLOOR)
-    codes = to_e4m3(x * inverse_pow2(byte)[:, None]).to(tl.uint8, bitcast=True)
+    byte = _scale_byte(tl.max(tl.abs(x), axis=1))
+    codes = _codes(x * inverse_pow2(byte)[:, None])
     block, offset = slot_address(cache_ptr, cache_stride, tl.where(keep, slot, 0), BLOCK_SIZE)
     tl.store((block + offset * INDEX)[:, None] + column[None, :], codes, mask=keep[:, None])
     scale = (block + BLOCK_SIZE * INDEX + offset * INDEX_SCALES).to(tl.pointer_type(tl.float32))
@@ -94,12 +109,15 @@ def _cache_insert_kernel(
     k_ptr, cache_ptr, slot_ptr, tokens, k_stride, cache_stride, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr
 ):
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    slot = tl.load(slot_ptr + token, mask=token < tokens, other=-1)
-    keep = slot >= 0
-    row = k_ptr + tl.where(keep, token, 0).to(tl.int64) * k_stride
-    store_mla_nope(cache_ptr, cache_stride, slot, keep, load_mla_nope(row, keep), BLOCK_SIZE)
+    inside = token < tokens
+    slot = tl.load(slot_ptr + token, mask=inside, other=-1)
+    # The keys do not wait for the slots: what is loaded for a skipped token is not stored.
+    row = k_ptr + tl.where(inside, token, 0).to(tl.int64) * k_stride
     column = tl.arange(0, GROUP)[None, :]
-    rope = tl.load(row[:, None] + NOPE + column, mask=keep[:, None], other=0.0)
+    rope = tl.load(row[:, None] + NOPE + column, mask=inside[:, None], other=0.0)
+    x = load_mla_nope(row, inside)
+    keep = slot >= 0
+    store_mla_nope(cache_ptr, cache_stride, slot, keep, x, BLOCK_SIZE)
     target = mla_rope_address(cache_ptr, cache_stride, tl.where(keep, slot, 0), BLOCK_SIZE)
     tl.store(target[:, None] + column, to_bf16(rope), mask=keep[:, None])
 
@@ -189,7 +207,7 @@ def cache_insert(k: Tensor, cache: Tensor, slot_mapping: Tensor, block_size: int
     if tokens:
         _cache_insert_kernel[(triton.cdiv(tokens, INSERT_ROWS),)](
             k, cache, slot_mapping, tokens, k.stride(0), cache.stride(0),
-            BLOCK_SIZE=block_size, ROWS=INSERT_ROWS, num_warps=WARPS,
+            BLOCK_SIZE=block_size, ROWS=INSERT_ROWS, num_warps=INSERT_WARPS,
         )  # fmt: skip
 
 
@@ -255,8 +273,12 @@ def compile_cases() -> list[CompileCase]:
     strides = ("cache_stride", "k_stride")
     sizes, dtypes = (2, 64, 256), ("bf16", "fp32")
     return [
-        *(_insert_case("cache_insert", _cache_insert_kernel, t, size, INSERT_ROWS) for size in sizes for t in dtypes),
-        *(_insert_case("indexer_insert", _indexer_insert_kernel, t, 64, INDEXER_ROWS) for t in dtypes),
+        *(
+            _insert_case("cache_insert", _cache_insert_kernel, t, size, INSERT_ROWS, INSERT_WARPS)
+            for size in sizes
+            for t in dtypes
+        ),
+        *(_insert_case("indexer_insert", _indexer_insert_kernel, t, 64, INDEXER_ROWS, WARPS) for t in dtypes),
         *(_gather_case(size, whole) for size in sizes for whole in (False, True)),
         CompileCase(
             "indexer_gather", "block 64", _indexer_gather_kernel, signature, constexprs, WARPS, divisible=strides
@@ -264,14 +286,14 @@ def compile_cases() -> list[CompileCase]:
     ]
 
 
-def _insert_case(op: str, kernel: object, dtype: str, block_size: int, rows: int) -> CompileCase:
+def _insert_case(op: str, kernel: object, dtype: str, block_size: int, rows: int, warps: int) -> CompileCase:
     signature = {
         "k_ptr": f"*{dtype}", "cache_ptr": "*u8", "slot_ptr": "*i64", "tokens": "i32", "k_stride": "i32",
         "cache_stride": "i32",
     }  # fmt: skip
     constexprs = {"BLOCK_SIZE": block_size, "ROWS": rows}
     config, strides = f"{dtype} block {block_size}", ("k_stride", "cache_stride")
-    return CompileCase(op, config, kernel, signature, constexprs, WARPS, divisible=strides)
+    return CompileCase(op, config, kernel, signature, constexprs, warps, divisible=strides)
 
 
 def _gather_case(block_size: int, whole: bool) -> CompileCase:

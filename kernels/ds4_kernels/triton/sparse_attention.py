@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ds4_kernels import layouts
 from ds4_kernels.reference.sparse_attention import HEAD_DIM, SOFTMAX_SCALE
-from ds4_kernels.triton import attention_hopper, attention_mma
+from ds4_kernels.triton import attention_halves, attention_hopper, attention_mma
 from ds4_kernels.triton.arch import TileSet, num_sms, tile_set
 from ds4_kernels.triton.common import LOG2_E
 from ds4_kernels.triton.compile_case import CompileCase
@@ -24,6 +24,11 @@ _DECODE_TILES = {
     "sm90": {"BLOCK_H": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 1},
 }
 _HOPPER_TILE = {"BLOCK_H": 64, "BLOCK_C": 128, "num_warps": 8, "num_stages": 1}
+_HALVES_TILE = {"BLOCK_H": 64, "BLOCK_C": 32, "AHEAD": 1, "num_warps": 4, "num_stages": 1}
+_WHOLE = (attention_hopper.decode_kernel, _HOPPER_TILE, 1)
+_HALVES = (attention_halves.decode_kernel, _HALVES_TILE, 2)
+_HOPPER_DECODE = _WHOLE
+"""Kernel, tile and programs that share a head block's output, of a decode with more than FEW_TOKENS tokens."""
 HOPPER_HEADS = 33
 """From this many heads on Hopper's own kernels run, which need 64 rows for its warpgroup MMA."""
 _FEW_TOKENS_TILES = {
@@ -34,6 +39,10 @@ FEW_TOKENS = 16
 """Up to this many tokens a decode program takes few heads and many candidates: latency counts, not the work done twice."""
 MERGE_HEADS = 4
 MAX_SPLITS = 32
+HOPPER_DECODE_HEADS = HOPPER_HEADS
+"""From this many heads on ``_HOPPER_DECODE`` runs."""
+SHARED_SPLITS = MAX_SPLITS
+"""Most splits where several programs share a head block's output: their partial results cost more."""
 _DATA = layouts.FP8_DS_MLA.data_bytes
 _SCALES = layouts.FP8_DS_MLA.scale_bytes
 _ROPE = layouts.ROPE_DIM
@@ -93,19 +102,15 @@ def sparse_attention_decode(
         return out, lse
     if extra_cache is not None and (extra_slots is None or extra_lens is None):
         raise ValueError("extra_cache needs extra_slots and extra_lens")
-    kernel, tile = (
-        attention_mma.decode_kernel,
-        _tile(_FEW_TOKENS_TILES if tokens <= FEW_TOKENS else _DECODE_TILES, q.device, out.shape[1]),
-    )
-    if tokens > FEW_TOKENS and _wants_hopper(q.device, out.shape[1]):
-        kernel, tile = attention_hopper.decode_kernel, _HOPPER_TILE
+    kernel, tile, shares = _decode_plan(q.device, tokens, out.shape[1])
     extra_width = 0 if extra_slots is None else extra_slots.shape[1]
     programs = tokens * triton.cdiv(out.shape[1], tile["BLOCK_H"])
     if splits is None:
         splits = decode_splits(programs, swa_slots.shape[1] + extra_width, tile["BLOCK_C"], num_sms(q.device))
+        splits = min(splits, SHARED_SPLITS) if shares > 1 else splits
     parts = _partials(tokens, splits, out)
     sink_or_q = q if sink is None else sink
-    kernel[(splits, programs)](
+    kernel[(splits * shares, programs)](
         q.contiguous(), swa_cache, swa_slots, swa_lens, swa_cache if extra_cache is None else extra_cache,
         swa_slots if extra_slots is None else extra_slots, swa_lens if extra_lens is None else extra_lens, sink_or_q, out,
         lse, *parts, scale * LOG2_E.value, swa_slots.shape[1], extra_width, swa_slots.stride(0),
@@ -128,6 +133,14 @@ def decode_splits(programs: int, width: int, block: int, multiprocessors: int) -
     """Splits per token: enough programs for every multiprocessor, no more than tiles of candidates, at most 32."""
     tiles = max(1, -(-width // block))
     return max(1, min(tiles, multiprocessors // max(1, programs), MAX_SPLITS))
+
+
+def _decode_plan(device: torch.device, tokens: int, heads: int) -> tuple[Any, dict[str, int], int]:
+    """(kernel, tile, programs that share a head block's output)."""
+    if tokens > FEW_TOKENS and tile_set(device) == "sm90" and heads >= HOPPER_DECODE_HEADS:
+        return _HOPPER_DECODE
+    tiles = _FEW_TOKENS_TILES if tokens <= FEW_TOKENS else _DECODE_TILES
+    return attention_mma.decode_kernel, _tile(tiles, device, heads), 1
 
 
 def _wants_hopper(device: torch.device, heads: int) -> bool:
@@ -213,7 +226,7 @@ def _decode_cases() -> list[CompileCase]:
     }  # fmt: skip
     kernels = [(attention_mma.decode_kernel, tiles, tile) for tiles, tile in _DECODE_TILES.items()]
     kernels += [(attention_mma.decode_kernel, tiles, tile) for tiles, tile in _FEW_TOKENS_TILES.items()]
-    kernels.append((attention_hopper.decode_kernel, "sm90", _HOPPER_TILE))
+    kernels += [(kernel, "sm90", tile) for kernel, tile, _ in (_WHOLE, _HALVES)]
     cases = []
     for kernel, tiles, tile in kernels:
         for rows in _head_blocks(tile):
@@ -250,7 +263,7 @@ def _case(
 
 
 def _head_blocks(tile: dict[str, int]) -> list[int]:
-    return [tile["BLOCK_H"]] if tile is _HOPPER_TILE else [rows for rows in (16, 32) if rows <= tile["BLOCK_H"]]
+    return [tile["BLOCK_H"]] if tile["BLOCK_H"] == 64 else [rows for rows in (16, 32) if rows <= tile["BLOCK_H"]]
 
 
 def _merge_cases() -> list[CompileCase]:

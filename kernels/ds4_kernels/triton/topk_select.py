@@ -21,18 +21,20 @@ THREADS = 128
 CHUNK = 32 * THREADS
 SAMPLE = 2048
 LARGEST_K = 3072
+AHEAD = False
+"""Whether a chunk is loaded before the one in front of it is stored: costs the registers of a chunk."""
 
 _CHUNK = tl.constexpr(CHUNK)
-_PART = tl.constexpr(CHUNK // 4)
 _SAMPLE = tl.constexpr(SAMPLE)
 _THREADS = tl.constexpr(THREADS)
+_AHEAD = tl.constexpr(AHEAD)
 _LOWEST = tl.constexpr(-(2**31))
 _HIGHEST = tl.constexpr(2**31 - 1)
 
 
 def buffer_capacity(k: int) -> int:
-    """Entries of a buffer: it must hold k and a quarter of a chunk."""
-    return 2048 if k + CHUNK // 4 <= 2048 else 4096
+    """Entries of a buffer: it must hold k and what eight elements of every thread may add."""
+    return 2048 if k + 8 * THREADS <= 2048 else 4096
 
 
 @triton.jit
@@ -190,13 +192,13 @@ def _cut(values, indices, to_values, to_indices, fill, K: tl.constexpr, CAPACITY
 
 
 @triton.jit
-def _passing(source, left, threshold):
-    """Mask of a chunk's elements that are not below the threshold; ``left`` elements of the row are left."""
+def _chunk(source, left):
+    """A chunk's elements of a row with ``left`` more; NaN, which no comparison selects, past the end."""
     if left >= _CHUNK:
         value = tl.load(_tile(source, _CHUNK))
-    else:  # NaN, which no comparison selects, past the end
+    else:
         value = tl.load(_tile(source, _CHUNK), mask=tile_slots(_CHUNK) < left, other=float("nan"))
-    return _mask(value >= threshold, _CHUNK)
+    return value
 
 
 @triton.jit
@@ -208,8 +210,14 @@ def _stream(
     tl.debug_barrier()  # every thread has finished with what the buffer held before
     fill = 0
     at = capacity * 0
+    if _AHEAD:
+        value = _chunk(source, total)
     for begin in range(0, total, _CHUNK):
-        passing = _passing(source + begin, total - begin, threshold)
+        if not _AHEAD:
+            value = _chunk(source + begin, total - begin)
+        passing = _mask(value >= threshold, _CHUNK)
+        if _AHEAD:  # the next chunk is under way while the few that passed are stored
+            value = _chunk(source + begin + _CHUNK, total - begin - _CHUNK)
         whole = fill + tl.sum(_bits(passing), 0) <= CAPACITY
         for part in range(0, tl.where(whole, 1, 4)):
             mask = tl.where(whole, passing, passing & (tl.full((), 255, tl.int32) << (part * 8)))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageFunctionToolCall
+
+from tests.serving import launched
 
 pytestmark = pytest.mark.integration
 
@@ -62,21 +60,11 @@ SCRIPT = [
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder = tmp_path_factory.mktemp("scripted")
-    script, port_file = folder / "script.json", folder / "port"
+    script = folder / "script.json"
     script.write_text(json.dumps(SCRIPT))
-    command = [sys.executable, str(Path(__file__).with_name("scripted_serve.py")), "--port", "0", "--weights", "random"]
-    command += ["--port-file", str(port_file), "--num-blocks", "16", "--no-prefix-caching", "--die-with-parent"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "SCRIPT": str(script)})
-    deadline = time.monotonic() + 60
-    while not port_file.exists():
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, "the serve did not start"
-        time.sleep(0.05)
-    url = f"http://127.0.0.1:{port_file.read_text().strip()}/v1"
-    yield openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
-    process.terminate()
-    process.wait(20)
+    command = [str(Path(__file__).with_name("scripted_serve.py")), "--weights", "random", "--num-blocks", "16"]
+    with launched(folder, "--no-prefix-caching", command=command, env={"SCRIPT": str(script)}) as url:
+        yield openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
 def ask(client: openai.OpenAI, messages: list[Any], **options: Any) -> tuple[ChatCompletionMessage, str]:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +22,18 @@ from ds4bench.workloads.toolcall15.rules import score
 from ds4bench.workloads.toolcall15.scenario import VARIANTS, Battery, Scenario
 from ds4bench.workloads.toolcall15.summary import rescore
 from ds4bench.workloads.toolcall15.trace import Trace, dump_traces, load_traces
+from tests.serving import launched
 
 pytestmark = pytest.mark.integration
 
 DIALECT = dialect_of("embedded")
 SCRIPTED = Path(__file__).with_name("scripted_model.py")
+SMALL = (
+    "--num-blocks",
+    "16",
+    "--threads",
+    "1",
+)  # two threads that share their cores with other work wait for each other
 DSML = "｜DSML｜"
 LONDON = "How is the weather in London, and at what price is the stock MSFT?"
 
@@ -52,42 +55,27 @@ SCRIPT = [  # the second reply of the thinking mode needs the reasoning of the f
 ]
 
 
-def started(folder: Path, command: list[str], env: dict[str, str] | None = None) -> Iterator[str]:
-    port_file = folder / "port"
-    command = [sys.executable, *command, "--port", "0", "--port-file", str(port_file), "--die-with-parent"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(env or {})})
-    deadline = time.monotonic() + 60
-    while not port_file.exists():
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, "the serve did not start"
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port_file.read_text().strip()}"
-    process.terminate()
-    process.wait(20)
-
-
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A serve whose model plays ``SCRIPT``."""
     folder = tmp_path_factory.mktemp("toolcall-scripted")
     (folder / "script.json").write_text(json.dumps(SCRIPT))
-    command = [str(SCRIPTED), "--num-blocks", "16", "--threads", "1", "--no-prefix-caching"]
-    yield from started(folder, command, {"TOOLCALL_SCRIPT": str(folder / "script.json")})
+    env = {"TOOLCALL_SCRIPT": str(folder / "script.json")}
+    with launched(folder, *SMALL, "--no-prefix-caching", command=[str(SCRIPTED)], env=env) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A serve with one thread: two that share their cores with other work wait for each other."""
-    command = ["-m", "ds4bench.embedded", "--num-blocks", "16", "--threads", "1"]
-    yield from started(tmp_path_factory.mktemp("toolcall-random"), command)
+    with launched(tmp_path_factory.mktemp("toolcall-random"), *SMALL) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def unthinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A serve that ignores how it is asked to think."""
-    command = ["-m", "ds4bench.embedded", "--num-blocks", "16", "--threads", "1", "--fault", "thinking-ignored"]
-    yield from started(tmp_path_factory.mktemp("toolcall-fault"), command)
+    with launched(tmp_path_factory.mktemp("toolcall-fault"), *SMALL, "--fault", "thinking-ignored") as url:
+        yield url
 
 
 def body(messages: Any, tools: Any, mode: Mode, max_tokens: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ds4bench.embedded.tokenizer import ASSET
+from ds4bench.embedded.training.data import tool_wordings
 
 
 @dataclass(frozen=True)
@@ -35,37 +36,68 @@ class Pools:
         """One of the options, or a made-up word."""
         return invent(rng) if rng.random() < self.invented else rng.choice(options)
 
+    def vary(self, rng: random.Random, options: Sequence[str], share: float | None = None) -> str:
+        """As ``pick``, with a share of its own if given; the pool of the held-out battery only ever draws an option."""
+        share = self.invented if share is None else share
+        return invent(rng) if self.invented and rng.random() < share else rng.choice(options)
+
+    def verb(self, rng: random.Random, options: Sequence[str]) -> str:
+        """One of the options, or a made-up verb, of two parts at times."""
+        verb = self.pick(rng, options)
+        return f"{verb}_{invent(rng)}" if self.invented and rng.random() < _TWO_PARTS else verb
+
+    def wording(self, rng: random.Random, options: Sequence[str]) -> str:
+        """One of the options, ``filled``."""
+        return self.filled(rng, rng.choice(options))
+
+    @staticmethod
+    def filled(rng: random.Random, text: str) -> str:
+        """A made-up word for each ``[w]``."""
+        parts = text.split("[w]")
+        return parts[0] + "".join(invent(rng) + part for part in parts[1:])
+
 
 def invent(rng: random.Random) -> str:
-    """A word that is not in the held-out pool: of syllables, or of one or two tokens of the vocabulary.
+    """A word that is not in the held-out pool: of syllables, or of one to three tokens of the vocabulary.
 
     The tokens matter: a word is copied by copying its tokens, and a token that no training text has is never learnt.
     """
     while True:
         if rng.random() < 0.6:
-            word = "".join(rng.choice(_pieces()) for _ in range(rng.choice((1, 1, 2))))
+            word = "".join(rng.choice(_pieces()) for _ in range(rng.choice((1, 1, 2, 2, 3))))
         else:
             syllables = (
                 rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
             )
             word = "".join(syllables)
-        if len(word) > 2 and word not in _held_out_words():
+        if len(word) > 2 and word not in _refused_words():
             return word
+
+
+def common(rng: random.Random) -> str:
+    """A word of the vocabulary: of what texts are made of, word after word."""
+    return rng.choice(_pieces())
+
+
+@cache
+def _vocabulary() -> tuple[str, ...]:
+    return tuple(json.loads(ASSET.read_text(encoding="utf-8"))["model"]["vocab"])
 
 
 @cache
 def _pieces() -> tuple[str, ...]:
-    """Tokens of the engine's vocabulary that are lower-case letters, with or without the space before them."""
-    vocabulary = json.loads(ASSET.read_text(encoding="utf-8"))["model"]["vocab"]
-    pieces = {token.removeprefix("\u0120") for token in vocabulary}
-    return tuple(
-        sorted(piece for piece in pieces if len(piece) > 1 and piece.isascii() and piece.isalpha() and piece.islower())
-    )
+    """Tokens of the engine's vocabulary that are lower-case letters."""
+    return tuple(sorted(p for p in _vocabulary() if len(p) > 1 and p.isascii() and p.isalpha() and p.islower()))
 
 
 @cache
-def _held_out_words() -> frozenset[str]:
-    return frozenset((*HELD_OUT.nouns, *HELD_OUT.actions, *HELD_OUT.lookups, *HELD_OUT.values))
+def _refused_words() -> frozenset[str]:
+    """Held-out words, and words of grammar: those have a token together with the space before them."""
+    glued = (token[1:] for token in _vocabulary() if token.startswith("\u0120"))
+    return frozenset((*HELD_OUT.nouns, *HELD_OUT.actions, *HELD_OUT.lookups, *HELD_OUT.values, *glued))
+
+
+_TWO_PARTS = 0.12
 
 
 _ONSETS = "b c d f g h k l m n p r s t v w br cl dr fl gr pl st tr ch sh th sw".split()
@@ -85,19 +117,9 @@ TRAIN = Pools(
         "price temperature score level status size weight speed machine printer camera sensor battery timer alarm "
         "meeting lesson course exam class student worker guest member contract account card payment message".split()
     ),
-    requests=(
-        "Please {verb} the {noun}{with_}.", "Can you {verb} the {noun}{with_}?", "{Verb} the {noun}{with_}.",
-        "I need you to {verb} the {noun}{with_}.", "Could you please {verb} a {noun}{with_}?", "I want to {verb} the {noun}{with_}.",
-        "{Verb} a {noun}{with_}, please.", "We have to {verb} the {noun}{with_}.", "Help me {verb} the {noun}{with_}.",
-        "It is time to {verb} the {noun}{with_}.", "Now {verb} the {noun}{with_}.", "My boss asked me to {verb} the {noun}{with_}.",
-        "Would you {verb} the {noun}{with_}?", "Let us {verb} the {noun}{with_}.", "You should {verb} the {noun}{with_} now.",
-        "I have a question. Can you {verb} the {noun}{with_}?", "{Verb} my {noun}{with_}.", "Can you {verb} my {noun}{with_}?",
-    ),
-    pairs=("{one} Also, {two}", "{one} And {two}", "{one} Then {two}", "{one} At the same time, {two}"),
-    chains=(
-        "Find the {noun} named {name} and {verb} it.", "Look for the {noun} {name}, then {verb} it.",
-        "Please {verb} the {noun} called {name}. Find it first.", "Search the {noun} {name} and {verb} what you find.",
-    ),
+    requests=tool_wordings.REQUESTS,
+    pairs=tool_wordings.PAIRS,
+    chains=tool_wordings.CHAINS,
     systems=(
         "You are a helpful assistant.", "You are a helpful assistant with tools. Use a tool only when you need it.", "",
         "Answer the user. Call tools when they help.", "You help people at work. Never invent what a tool should give.",
@@ -119,17 +141,19 @@ TRAIN = Pools(
         "service not available", "access denied", "time limit reached", "the server is busy", "not connected", "rate limit reached",
     ),
     facts=(
-        ("My {noun} is {value}. What is my {noun}?", "Your {noun} is {value}."), ("The {noun} is {value}. How is the {noun}?", "The {noun} is {value}."),
-        ("I have a {value} {noun}. What is my {noun} like?", "Your {noun} is {value}."), ("Hi!", "Hello! How can I help you?"),
-        ("Yesterday the {noun} was {value}. Tell me how the {noun} was.", "The {noun} is {value}."),
-        ("{person} says that the {noun} is {value}. How is the {noun}?", "The {noun} is {value}."),
-        ("You should know that my {noun} is {value}. How is my {noun}?", "Your {noun} is {value}."),
-        ("What color is the sky?", "The sky is blue."), ("How many days does a week have?", "A week has 7 days."),
-        ("What color is grass?", "Grass is green."), ("How many months does a year have?", "A year has 12 months."),
-        ("Is snow cold?", "Yes, snow is cold."), ("Hello!", "Hello! How can I help you?"), ("Thank you.", "You are welcome."),
-        ("How many legs does a dog have?", "A dog has 4 legs."), ("Good morning!", "Hello! How can I help you?"),
-        ("How many hours does a day have?", "A day has 24 hours."), ("Is fire hot?", "Yes, fire is hot."),
-        ("What comes after Monday?", "After Monday comes Tuesday."), ("How many minutes does an hour have?", "An hour has 60 minutes."),
+        *tool_wordings.FACTS,
+        *(
+            ("Hi!", "Hello! How can I help you?"), ("What color is the sky?", "The sky is blue."),
+            ("How many days does a week have?", "A week has 7 days."), ("Hello!", "Hello! How can I help you?"),
+            ("What color is grass?", "Grass is green."), ("How many months does a year have?", "A year has 12 months."),
+            ("Is snow cold?", "Yes, snow is cold."), ("Thank you.", "You are welcome."),
+            ("How many legs does a dog have?", "A dog has 4 legs."), ("Good morning!", "Hello! How can I help you?"),
+            ("How many hours does a day have?", "A day has 24 hours."), ("Is fire hot?", "Yes, fire is hot."),
+            ("What comes after Monday?", "After Monday comes Tuesday."), ("Hello again!", "Hello! How can I help you?"),
+            ("How many minutes does an hour have?", "An hour has 60 minutes."), ("Hi, [w]!", "Hello! How can I help you?"),
+            ("Good evening, my friend.", "Hello! How can I help you?"), ("Hello, here is [w].", "Hello! How can I help you?"),
+        )
+        * 6,
     ),
     values=tuple("open closed ready empty full high low good new old green red blue warm cold free busy done late early".split()),
     invented=0.6,

@@ -1,18 +1,16 @@
 # ruff: noqa: E501  (tables of text: one entry a line)
-"""Dialogues with tools in DSML: the right tool among several, arguments from the user's words, chains, refusals, errors."""
+"""Scenarios with tools: the right tool among several, arguments from the user's words, chains, refusals, errors."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ds4bench.embedded.chat.special_tokens import EOS
 from ds4bench.embedded.training.data import chat
-from ds4bench.embedded.training.data.examples import Example
-from ds4bench.embedded.training.data.tool_pools import TRAIN, Pools
+from ds4bench.embedded.training.data.tool_pools import TRAIN, Pools, common
 
 Json = dict[str, Any]
 
@@ -65,11 +63,14 @@ _KINDS = (
     Kind("integer", ("count", "number", "amount"), (" with the number {}", " with {} pieces"), lambda r, p: r.randint(2, 999)),
     Kind("integer", ("minutes", "duration"), (" for {} minutes",), lambda r, p: r.randint(2, 90)),
     Kind("string", ("text", "message", "body"), (' with the text "{}"', " saying: {}"), _text_value),
-    Kind("string", ("email", "address"), (" using {}",), lambda r, p: f"{r.choice(p.people).lower()}@{r.choice(('mail', 'post', 'work'))}.com"),
+    Kind("string", ("email", "address"), (" using {}",), lambda r, p: f"{p.vary(r, p.people).lower()}@{r.choice(('mail', 'post', 'work'))}.com"),
     Kind("string", ("color", "mode"), (" in {}", " as {}"), lambda r, p: r.choice(("red", "blue", "green", "white", "black")),
          {"enum": ["red", "blue", "green", "white", "black"]}),
     Kind("boolean", ("urgent", "fast"), (" with high urgency",), lambda r, p: True),
 )  # fmt: skip
+SEARCHES = ("query", "name", "title")
+_UNKNOWN_NAMES = 0.25
+"""Share of the training tools' parameters with a made-up name, to be read from the schema."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Tool:
     says: str
     arguments: Json
     lookup: bool
+    parameters: tuple[tuple[Kind, str], ...]
 
     @property
     def name(self) -> str:
@@ -92,7 +94,10 @@ class Tool:
 def scenario(rng: random.Random, pools: Pools = TRAIN, category: str | None = None) -> Scenario:
     """A scenario of category A (one tool), B (arguments, two calls), C (chain), D (no tool), E (errors)."""
     category = category or rng.choice("AABBCCDDE")
-    return {"A": _single, "B": _double, "C": _chain, "D": _restraint, "E": _failure}[category](rng, pools)
+    makers: dict[str, Callable[[random.Random, Pools], Scenario]] = {
+        "A": single, "B": double, "C": chain, "D": restraint, "E": failure,
+    }  # fmt: skip
+    return makers[category](rng, pools)
 
 
 def offered(
@@ -107,81 +112,65 @@ def offered(
     return rng.sample(list(tools.values()), len(tools))
 
 
-def dialogue(rng: random.Random, room: int) -> Example:
-    """Scenarios one after another over the same tools until about ``room`` characters are full."""
-    scenarios = [scenario(rng)]
-    count = max(2, min(12, room // 1500))
-    while sum(len(s.tools) for s in scenarios) < count:
-        scenarios.append(scenario(rng))
-    needed = [tool for s in scenarios for tool in s.tools]
-    refused = {s.request for s in scenarios if not s.tools}
-    tools = offered(
-        rng, TRAIN, needed[: count + 2], min(count + 2, len(needed) + rng.randint(0, 3)), refused_names(scenarios)
-    )
-    thinking = rng.random() < 0.4
-    example = Example().given(chat.head(rng.choice(TRAIN.systems), tools, effort=thinking and rng.random() < 0.5))
-    used = len(example.text())
-    for index, s in enumerate(scenarios + [scenario(rng, category="D") for _ in refused]):
-        if index and used > room:
-            break
-        if any(tool not in tools for tool in s.tools) or _clash(s, tools):
-            continue
-        used += play(example, s, thinking=thinking)
-    return example
+def _alike(rng: random.Random, known: list[tuple[str, str]]) -> tuple[str | None, str | None]:
+    """(verb, noun) that a tool shares with a known one, so that only both together tell it from that one."""
+    if not known or rng.random() < 0.5:
+        return None, None
+    verb, noun = rng.choice(known)
+    return (verb, None) if rng.random() < 0.6 else (None, noun)
 
 
-def play(example: Example, s: Scenario, *, thinking: bool) -> int:
-    """Append a scenario's user message and turns to the example; characters added."""
-    before = len(example.text())
-    example.given(chat.user(s.request, thinking=thinking))
-    for turn in s.turns:
-        example.learned(turn.reply(thinking=thinking) + EOS)
-        if turn.calls:
-            example.given(chat.tool_results(turn.results, thinking=thinking))
-    return len(example.text()) - before
-
-
-def tool(rng: random.Random, pools: Pools, *, lookup: bool, noun: str | None = None) -> Tool:
-    """A tool of one to three parameters and a use of it in words."""
-    verb = pools.pick(rng, pools.lookups if lookup else pools.actions)
+def tool(rng: random.Random, pools: Pools, *, lookup: bool, noun: str | None = None, verb: str | None = None) -> Tool:
+    """A tool of one to three parameters and a use of it."""
+    verb = verb or pools.verb(rng, pools.lookups if lookup else pools.actions)
     noun = noun or pools.pick(rng, pools.nouns)
     kinds = rng.sample(_KINDS, rng.choice((1, 1, 2, 2, 3)))
+    return _used(rng, pools, verb, noun, [(kind, None) for kind in kinds], lookup=lookup)
+
+
+def again(rng: random.Random, pools: Pools, known: Tool) -> Tool:
+    """The same tool with another use of it."""
+    return _used(rng, pools, known.verb, known.noun, known.parameters, lookup=known.lookup)
+
+
+def _used(
+    rng: random.Random, pools: Pools, verb: str, noun: str, wanted: Sequence[tuple[Kind, str | None]], *, lookup: bool
+) -> Tool:
+    """``wanted``: the kinds of the parameters, each with its name where that is settled."""
     properties: Json = {}
     arguments: Json = {}
     says = ""
-    for kind in kinds:
-        name = rng.choice(kind.names)
+    parameters = []
+    for kind, settled in wanted:
+        name = settled or pools.vary(rng, kind.names, _UNKNOWN_NAMES)
         value = kind.draw(rng, pools)
         properties[name] = {"type": kind.type, **kind.extra}
         arguments[name] = value
+        parameters.append((kind, name))
         says += rng.choice(kind.says).format(value)
-    return Tool(
-        verb,
-        noun,
-        _schema(f"{verb}_{noun}", f"{_plain(verb).capitalize()} the {noun}.", properties),
-        says,
-        arguments,
-        lookup,
-    )
+    schema = _schema(f"{verb}_{noun}", f"{_plain(verb).capitalize()} the {noun}.", properties)
+    return Tool(verb, noun, schema, says, arguments, lookup, tuple(parameters))
 
 
-def _single(rng: random.Random, pools: Pools) -> Scenario:
-    used = tool(rng, pools, lookup=rng.random() < 0.4)
+def single(rng: random.Random, pools: Pools, known: Tool | None = None) -> Scenario:
+    """One call, and what it gives back told."""
+    used = known or tool(rng, pools, lookup=rng.random() < 0.4)
     result, text, key = _result(rng, pools, used)
     call = Turn(((used.name, used.arguments),), (result,), thought=_thought(used))
     end = Turn(text=text, thought="The tool gave the answer.", must_have=(key,))
     return Scenario("A", _request(rng, pools, used), [used.schema], [call, end])
 
 
-def _double(rng: random.Random, pools: Pools) -> Scenario:
-    one, two = tool(rng, pools, lookup=rng.random() < 0.5), tool(rng, pools, lookup=rng.random() < 0.5)
-    if one.name == two.name:
-        return _double(rng, pools)
+def double(rng: random.Random, pools: Pools, known: tuple[Tool, Tool] | None = None) -> Scenario:
+    """Two wishes in one message, two calls in one reply."""
+    one, two = known or (tool(rng, pools, lookup=rng.random() < 0.5), tool(rng, pools, lookup=rng.random() < 0.5))
+    if one.name == two.name and known is None:
+        return double(rng, pools)
     first, text1, key1 = _result(rng, pools, one)
     second, text2, key2 = _result(rng, pools, two)
     calls = ((one.name, one.arguments), (two.name, two.arguments))
     said = _request(rng, pools, two)
-    request = rng.choice(pools.pairs).format(
+    request = pools.wording(rng, pools.pairs).format(
         one=_request(rng, pools, one), two=said[0].lower() + said[1:] if said[:2] != "I " else said
     )
     turns = [
@@ -191,10 +180,11 @@ def _double(rng: random.Random, pools: Pools) -> Scenario:
     return Scenario("B", request, [one.schema, two.schema], turns)
 
 
-def _chain(rng: random.Random, pools: Pools) -> Scenario:
-    noun, verb = pools.pick(rng, pools.nouns), pools.pick(rng, pools.actions)
+def chain(rng: random.Random, pools: Pools, known: tuple[str, str, str] | None = None) -> Scenario:
+    """A search, and a call with the id that it found. ``known``: noun, verb, the search's parameter."""
+    noun, verb = known[:2] if known else (pools.pick(rng, pools.nouns), pools.verb(rng, pools.actions))
     name = pools.pick(rng, (*pools.values, *pools.people))
-    key, query = f"{noun}_id", rng.choice(("query", "name", "title"))
+    key, query = f"{noun}_id", known[2] if known else rng.choice(SEARCHES)
     search = _schema(f"find_{noun}", f"Find the {noun}.", {query: {"type": "string"}})
     act = _schema(f"{verb}_{noun}", f"{_plain(verb).capitalize()} the {noun}.", {key: {"type": "string"}})
     found = f"{noun[:4]}_{rng.randint(100, 999)}"
@@ -211,25 +201,28 @@ def _chain(rng: random.Random, pools: Pools) -> Scenario:
         ),
         Turn(text=f"Done: {verb} the {noun} {found}.", thought="All is done.", must_have=(found,)),
     ]
-    request = rng.choice(pools.chains).format(noun=noun, verb=_plain(verb), name=name)
+    said = _plain(verb)
+    request = pools.wording(rng, pools.chains).format(noun=noun, verb=said, Verb=said.capitalize(), name=name)
     return Scenario("C", request, [search, act], turns)
 
 
-def _restraint(rng: random.Random, pools: Pools) -> Scenario:
+def restraint(rng: random.Random, pools: Pools, unserved: Tool | None = None) -> Scenario:
+    """Nothing to call: a fact from the message, a sum, or a wish that no tool serves."""
     if rng.random() < 0.4:
         slots = {
             "noun": pools.pick(rng, pools.nouns),
             "value": pools.pick(rng, pools.values),
-            "person": rng.choice(pools.people),
+            "person": pools.vary(rng, pools.people).capitalize(),
         }
-        question, fact = (text.format(**slots) for text in rng.choice(pools.facts))
+        question, fact = rng.choice(pools.facts)
+        question, fact = pools.filled(rng, question).format(**slots), fact.format(**slots)
         return Scenario("D", question, [], [Turn(text=fact, thought="No tool is needed.", must_have=(fact,))])
     if rng.random() < 0.3:
         x, y = rng.randint(2, 40), rng.randint(2, 40)
         text = f"{x} + {y} = {x + y}"
         asked = rng.choice(("What is {} + {}?", "How much is {} + {}?")).format(x, y)
         return Scenario("D", asked, [], [Turn(text=text, thought="No tool is needed.", must_have=(str(x + y),))])
-    wanted = tool(rng, pools, lookup=rng.random() < 0.3)
+    wanted = unserved or tool(rng, pools, lookup=rng.random() < 0.3)
     text = f"I cannot {_plain(wanted.verb)} the {wanted.noun}: I do not have a tool for that."
     return Scenario(
         "D",
@@ -239,8 +232,9 @@ def _restraint(rng: random.Random, pools: Pools) -> Scenario:
     )
 
 
-def _failure(rng: random.Random, pools: Pools) -> Scenario:
-    used = tool(rng, pools, lookup=rng.random() < 0.5)
+def failure(rng: random.Random, pools: Pools, known: Tool | None = None) -> Scenario:
+    """One call that fails, and the error told."""
+    used = known or tool(rng, pools, lookup=rng.random() < 0.5)
     error = _words(rng, pools, pools.errors)
     call = Turn(((used.name, used.arguments),), (json.dumps({"error": error}),), thought=_thought(used))
     text = f"The tool {used.name} failed: {error}. Please try again later."
@@ -258,15 +252,15 @@ def _result(rng: random.Random, pools: Pools, used: Tool) -> tuple[str, str, str
 
 
 def _words(rng: random.Random, pools: Pools, options: tuple[str, ...] = ()) -> str:
-    """A short text of the pool, or made-up words."""
+    """A short text of the pool, or words without a sense."""
     if rng.random() < pools.invented:
-        return " ".join(pools.pick(rng, pools.nouns) for _ in range(rng.randint(2, 5)))
+        return " ".join(pools.pick(rng, (*pools.nouns, common(rng))) for _ in range(rng.randint(2, 6)))
     return rng.choice(options or pools.texts)
 
 
 def _request(rng: random.Random, pools: Pools, used: Tool) -> str:
     verb = _plain(used.verb)
-    return rng.choice(pools.requests).format(verb=verb, Verb=verb.capitalize(), noun=used.noun, with_=used.says)
+    return pools.wording(rng, pools.requests).format(verb=verb, Verb=verb.capitalize(), noun=used.noun, with_=used.says)
 
 
 def _thought(used: Tool) -> str:
@@ -289,8 +283,5 @@ def _wanted(s: Scenario) -> str | None:
 
 
 def refused_names(scenarios: list[Scenario]) -> set[str]:
+    """Names of the tools that refusals miss: none of them may be offered."""
     return {name for s in scenarios if (name := _wanted(s)) is not None}
-
-
-def _clash(s: Scenario, tools: list[Json]) -> bool:
-    return _wanted(s) in {tool["name"] for tool in tools}

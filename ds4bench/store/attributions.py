@@ -1,0 +1,111 @@
+"""What an attribution has measured so far, one file each: enough to go on after a kill. Rows stay in the run folders."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from ds4bench.core import Estimate
+from ds4bench.errors import StoreError
+from ds4bench.paths import state_dir
+
+SCHEMA = 1
+FILE = "attribution.json"
+
+
+class Step(msgspec.Struct, kw_only=True):
+    """One configuration: its run, and what the run said against ``baseline_run``. ``words`` tell a person what is on the
+    bundle: ``ops`` of those that are searched.
+
+    ``earlier`` are runs of the same configuration that could not be compared, because the machine had drifted.
+    """
+
+    kernels: str
+    words: str
+    ops: list[str]
+    run: str | None = None
+    baseline_run: str | None = None
+    done: bool = False
+    effect: str | None = None
+    sentence: str = ""
+    rule: str | None = None
+    estimate: Estimate | None = None
+    earlier: list[str] = []
+    seconds: float = 0.0
+
+
+class BaselineRun(msgspec.Struct, kw_only=True):
+    """One run with the engine's own kernels."""
+
+    run: str
+    done: bool = False
+
+
+class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A group of ops that are switched together first."""
+
+    name: str
+    ops: list[str]
+
+
+class AttributionRun(msgspec.Struct, kw_only=True):
+    """``attribution.json``. ``groups`` are the ops that are searched: those asked for, and once all of them have been on
+    the bundle together those that the engine really called. ``closing``: culprits measured again beside a new baseline."""
+
+    schema: int
+    run_id: str
+    gate: str
+    profile: str
+    wanted: str
+    asked: dict[str, object]
+    groups: list[GroupRow]
+    called: bool = False
+    never_called: list[str] = []
+    baselines: list[BaselineRun] = []
+    steps: list[Step] = []
+    closing: list[Step] = []
+    closing_effect: str | None = None
+    closing_sentence: str = ""
+
+
+def attributions_dir() -> Path:
+    """Where attributions are kept."""
+    return state_dir() / "attributions"
+
+
+def folder_of(run_id: str) -> Path:
+    """The folder of an attribution; need not exist."""
+    return attributions_dir() / run_id
+
+
+def new_id(gate: str) -> str:
+    """A name that sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{gate}-{secrets.token_hex(2)}"
+
+
+def save(run: AttributionRun) -> None:
+    """Write the state whole or not at all."""
+    path = folder_of(run.run_id) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
+    partial.replace(path)
+
+
+def load(run_id: str) -> AttributionRun:
+    """Read it back. Raises StoreError for an unknown or damaged one."""
+    path = folder_of(run_id) / FILE
+    try:
+        run = msgspec.json.decode(path.read_bytes(), type=AttributionRun)
+    except FileNotFoundError:
+        root = attributions_dir()
+        known = sorted((p.name for p in root.glob("*")), reverse=True)[:3] if root.is_dir() else []
+        raise StoreError(f"no attribution {run_id!r} in {root}; the newest: {', '.join(known) or 'none'}") from None
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"{path}: damaged or of another version: {error}") from error
+    if run.schema != SCHEMA:
+        raise StoreError(f"{path} has schema {run.schema}, this ds4bench reads {SCHEMA}")
+    return run

@@ -1,0 +1,184 @@
+"""``--kernels``: whose kernels a launched serve runs on, as environment variables, and what its processes report of them.
+
+The plugin of ``ds4-kernels`` in the engine's environment reads the variables. Every process that it is loaded in keeps a
+JSON file in the folder that ``DS4_KERNELS_REPORT`` names; these files are the proof that the kernels really ran.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ds4bench import env
+from ds4bench.core import Fingerprint, KernelProcess, KernelUse
+from ds4bench.errors import TargetError
+
+ENGINE, BUNDLED = "engine", "bundled"
+_OPS = "ops="
+REPORT_SCHEMA = "ds4-kernels.report/1"
+_FOLDER = "kernels"
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """``engine``: the engine's own kernels; ``bundled``: ours wherever there is a hook; ``ops=...``: ours for these only."""
+
+    text: str
+
+    @property
+    def selection(self) -> list[str] | None:
+        """Groups and ops that run on the bundle; None for all, empty for none."""
+        if self.text == ENGINE:
+            return []
+        return None if self.text == BUNDLED else self.text.removeprefix(_OPS).split(",")
+
+    def environment(self, engine: str, report: Path | None = None) -> dict[str, str]:
+        """The variables for a serve of this engine; ``report`` is the folder for what its processes tell.
+
+        An engine gets ``force``, since who names kernels wants them on any GPU; the embedded engine's ops choose by device.
+        Raises TargetError where the user's own environment says otherwise.
+        """
+        chosen = {"DS4_KERNELS": "off"}
+        if self.selection is None and env.kernel_ops() is not None:  # an empty value would select nothing
+            raise TargetError("DS4_KERNELS_OPS is set in this shell and would narrow --kernels bundled: unset it")
+        if self.selection != []:
+            chosen = {"DS4_KERNELS": "auto" if engine == "embedded" else "force"}
+        if self.selection:
+            chosen["DS4_KERNELS_OPS"] = ",".join(self.selection)
+        return chosen | ({"DS4_KERNELS_REPORT": str(report)} if report is not None else {})
+
+
+def parse_choice(text: str) -> KernelChoice:
+    """``engine``, ``bundled`` or ``ops=NAME,NAME``. Raises TargetError."""
+    names = [name.strip() for name in text.removeprefix(_OPS).split(",")]
+    if text.startswith(_OPS) and all(names):
+        return KernelChoice(_OPS + ",".join(names))
+    if text not in (ENGINE, BUNDLED):
+        raise TargetError(
+            f"--kernels {text!r} is none of: bundled, engine, ops=NAME,NAME (for example ops=attn,indexer; "
+            "`ds4-kernels doctor` lists the ops)"
+        )
+    return KernelChoice(text)
+
+
+def choice_of(parts: Sequence[str]) -> KernelChoice:
+    """The choice that puts exactly these groups and ops on the bundle."""
+    return KernelChoice(_OPS + ",".join(parts) if parts else ENGINE)
+
+
+@dataclass(frozen=True)
+class KernelWatch:
+    """The kernels that a serve was launched with, and where its processes tell what they do. ``folder`` holds one folder a
+    launch, so that a resumed run keeps what the serves before it have told."""
+
+    choice: KernelChoice
+    folder: Path
+
+    def environment(self, engine: str) -> dict[str, str]:
+        """The variables for the next launch, with a report folder of its own."""
+        number = len(list(self.folder.glob("launch-*"))) if self.folder.is_dir() else 0
+        report = self.folder / f"launch-{number}"
+        report.mkdir(parents=True)
+        return self.choice.environment(engine, report.absolute())
+
+    def use(self, told: Fingerprint) -> KernelUse:
+        """What the processes of all launches have told up to now. Raises TargetError for a file that is not theirs."""
+        launches = [read_reports(folder) for folder in sorted(self.folder.glob("launch-*"), key=_number)]
+        backends = told.flags.get("kernels") if told.engine == "ds4bench-embedded" else None
+        return KernelUse(
+            choice=self.choice.text, selection=self.choice.selection, launches=launches,
+            backends=dict(backends) if isinstance(backends, Mapping) else None,
+        )  # fmt: skip
+
+
+def watch(choice: str | None, log_path: Path) -> KernelWatch | None:
+    """The watch for a serve whose log is at ``log_path``; None without ``--kernels``. Raises TargetError."""
+    return None if choice is None else KernelWatch(parse_choice(choice), log_path.parent / _FOLDER)
+
+
+def told_of_kernels(told: Fingerprint, kernels: KernelWatch) -> Fingerprint:
+    """The fingerprint with what the serve's kernels have told; ops that are wrong on purpose count as injected faults."""
+    use = kernels.use(told)
+    wrong = {
+        f"kernel:{op}:{scale:g}"
+        for process in (process for launch in use.launches for process in launch)
+        for op, scale in process.sabotage.items()
+        if any(hook.op == op and hook.state == "installed" for hook in process.hooks)
+    }
+    return msgspec.structs.replace(told, kernels=use, faults=[*told.faults, *sorted(wrong)])
+
+
+def read_reports(folder: Path) -> list[KernelProcess]:
+    """The processes that have told, in the order of their ids. Raises TargetError for a file that cannot be read."""
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+_PROBE = """
+import importlib.metadata as m, sys
+print(any(e.name == "ds4_kernels" for e in m.entry_points(group=sys.argv[1])))
+"""
+_GROUPS = {"vllm": "vllm.general_plugins", "sglang": "sglang.srt.plugins"}
+_PROBE_TIMEOUT_S = 60.0
+
+
+def check_plugin(python: str, engine: str, choice: KernelChoice) -> None:
+    """Raises TargetError when bundled kernels are asked for and the engine's environment has no plugin to bring them."""
+    if choice.selection == []:
+        return
+    command = [python, "-c", _PROBE, _GROUPS[engine]]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise TargetError(f"--engine-python {python}: this python does not work: {error}") from None
+    if done.stdout.strip() != "True":
+        raise TargetError(
+            f"--kernels {choice.text}: {python} has no plugin ds4_kernels for {engine}; install ds4-kernels there "
+            f"(pip install --no-deps: its needs are the engine's own), and see ds4-kernels doctor --engine-python {python}"
+        )
+
+
+def loading_fault(use: KernelUse) -> str | None:
+    """Why a serve that has answered runs on no bundled kernel although it should; None where it may."""
+    if use.selection == [] or use.backends is not None or not use.launches:
+        return None
+    processes = use.launches[-1]
+    if not processes or any(hook.state == "installed" for process in processes for hook in process.hooks):
+        return None
+    reasons = [process.note for process in processes if process.note]
+    reasons += [f"{hook.hook}: {hook.reason}" for process in processes for hook in process.hooks if hook.reason]
+    why = "; ".join(list(dict.fromkeys(reasons))[:3]) or "no process says why"
+    return f"--kernels {use.choice}: no bundled kernel was installed in any process ({why})"
+
+
+def summary(use: KernelUse) -> str:
+    """One line for a person: what the processes of the last launch have said."""
+    if use.backends is not None:
+        bundled = sum(backend != "reference" for backend in use.backends.values())
+        return f"{bundled} of {len(use.backends)} ops on Triton, the others on their PyTorch reference"
+    processes = use.launches[-1] if use.launches else []
+    hooks = [hook for process in processes for hook in process.hooks]
+    ran = {hook.op for hook in hooks if hook.calls}
+    installed = sum(hook.state == "installed" for hook in hooks)
+    notes = list(dict.fromkeys(process.note for process in processes if process.note))
+    said = f"; {'; '.join(notes)}" if notes else ""
+    names = f": {', '.join(sorted(ran))}" if ran else ""
+    return f"{len(processes)} processes told of {installed} installed hooks, {len(ran)} ops ran{names}{said}"
+
+
+def _read(path: Path) -> KernelProcess:
+    try:
+        document: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if document.get("schema") != REPORT_SCHEMA:
+            raise TargetError(f"{path} has schema {document.get('schema')!r}, this ds4bench reads {REPORT_SCHEMA}")
+        return msgspec.convert(document, KernelProcess)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise TargetError(f"{path}: cannot be read as a kernel report: {error}") from error
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])

@@ -1,0 +1,1 @@
+"""Hooks of the SGLang plugin, one module a group of ops; each has ``HOOKS``."""

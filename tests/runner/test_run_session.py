@@ -1,0 +1,84 @@
+"""What a recording refuses before it measures anything, and what ``--resume`` refuses to go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ds4bench.commands.gate import GateOptions, run_gate
+from ds4bench.core import Fingerprint, GateVerdict, Verdict
+from ds4bench.errors import Ds4BenchError, SpecError
+from ds4bench.report.progress import SilentProgress
+from ds4bench.run_session import Recording, Started, check_endpoint, prepare
+from ds4bench.spec.load import load_gate
+from ds4bench.store import runs
+from ds4bench.targets.attach import AttachTarget
+from ds4bench.targets.base import Endpoint
+from ds4bench.targets.dialect import dialect_of
+from tests.verdicts.conftest import World
+
+GATES = Path(__file__).parents[2] / "gates"
+
+
+def test_a_gate_of_completions_is_refused_where_the_serve_has_none_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+    prepared = prepare(load_gate("gsm8k", profile="smoke", directory=GATES), None)
+    hosted = Endpoint(
+        "http://127.0.0.1:9", "m", dialect_of("hosted-deepseek"), Fingerprint(engine="hosted-deepseek", model="m")
+    )
+    serve = Started(AttachTarget("http://127.0.0.1:9"), hosted, {})
+    with pytest.raises(
+        SpecError, match=r"gate gsm8k sends /v1/completions, which hosted-deepseek does not have; with --set"
+    ):
+        Recording(prepared, serve, SilentProgress(), run_id="r1", role="candidate")
+    assert not runs.list_runs()
+
+
+@pytest.mark.parametrize(("overrides", "engine"), [(["request.endpoint=chat"], "hosted-deepseek"), ([], "vllm")])
+def test_the_same_gate_is_taken_where_its_endpoint_is(overrides: list[str], engine: str) -> None:
+    gate = load_gate("gsm8k", profile="smoke", overrides=overrides, directory=GATES)
+    check_endpoint(prepare(gate, None), dialect_of(engine))
+
+
+def resume(run_id: str, baseline: str) -> int:
+    return run_gate(
+        GateOptions(
+            gate="long-context", target="attach", url="http://127.0.0.1:9", model=None, profile=None, baseline=baseline,
+            overrides=(), repeats=None, resume=run_id, serve_args=(), beside=None, json=False, quiet=True,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verdict", "baseline", "words"),
+    [
+        (Verdict.PASS, "none", r"is finished \(PASS\), nothing is left of it: leave out --resume to measure again"),
+        (Verdict.FAIL, "here", r"is finished \(FAIL\)"),
+        (Verdict.INVALID, "here", r"is finished \(INVALID\)"),
+        (Verdict.INCONCLUSIVE, "none", r"is finished \(INCONCLUSIVE\), .* give --baseline to judge it"),
+        (Verdict.INCONCLUSIVE, "here", "127.0.0.1:9"),  # goes on, as far as the serve that is not there
+    ],
+)
+def test_a_finished_run_is_not_resumed_unless_a_baseline_can_still_decide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict, baseline: str, words: str
+) -> None:
+    monkeypatch.setenv("DS4BENCH_HOME", str(GATES.parent))
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+    world = World()
+    run = world.run(world.gate())
+    run_id = run.manifest.run_id
+    with runs.RunWriter.create(run.manifest) as writer:
+        for row in run.requests:
+            writer.append_request(row)
+        for batch in run.batches[:-1]:
+            writer.append_batch(batch)
+    runs.write_verdict(run_id, GateVerdict(verdict=verdict, sentence="so", checks=[], rules=[]))
+    with pytest.raises(Ds4BenchError, match=r"127\.0\.0\.1:9"):  # its last batch is missing: it goes on
+        resume(run_id, baseline)
+    with runs.RunWriter(runs.run_folder(run_id), run.manifest) as writer:
+        writer.append_batch(run.batches[-1])
+    with pytest.raises(Ds4BenchError, match=words):
+        resume(run_id, baseline)

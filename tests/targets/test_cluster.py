@@ -1,0 +1,217 @@
+"""A serve on several machines, each of them this one reached through what stands for ssh: life, death, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ds4bench.errors import TargetError
+from ds4bench.targets.engine import EngineTarget, plan_launch
+from ds4bench.targets.profile import load_profile
+from tests.targets.fake_serve import FAKE, GATE, ds4bench
+
+SSH = f"{sys.executable} {Path(__file__).with_name('fake_ssh.py')} {{host}} {{command}}"
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    """Two nodes of this machine: the head through a shell, the worker as through ssh."""
+    here = "env NODE_OF_TEST=127.0.0.1 sh -c {command}"
+    data = {
+        "name": "two", "title": "two processes that stand for machines", "engine": "vllm", "kind": "launch",
+        "command": ["{python}", str(FAKE), "{model}", "--host", "{host}", "--port", "{port}"],
+        "validity_flags": {"enable-prompt-tokens-details": True}, "ready_deadline_s": 30, "grace_s": 1,
+        "cluster": {
+            "remote": SSH, "cluster_port": _free_port(),
+            "nodes": [
+                {"node": "head", "host": "127.0.0.1", "gpus": 0, "remote": here},
+                {"node": "worker", "host": "127.0.0.2", "gpus": 0},
+            ],
+            "serve_flags": {"nnodes": "{nodes}", "node-rank": "{rank}", "master-addr": "{head}"},
+            "follower_flags": {"headless": True},
+        },
+        "environment": {"END_FILE": str(tmp_path / "end"), "WORKER_FILE": str(tmp_path / "workers")},
+    }  # fmt: skip
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def target(profile: Path, behaviour: str) -> EngineTarget:
+    launch = plan_launch(load_profile("vllm", str(profile)), behaviour, engine_python=sys.executable)
+    return EngineTarget(launch, profile.parent / "logs" / "serve.log")
+
+
+def processes(folder: Path) -> dict[int, str]:
+    """Living processes that carry this test's folder in their environment: pid -> the node."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            zombie = environment and (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            continue
+        if f"END_FILE={folder / 'end'}".encode() in environment and not zombie:
+            found[int(entry.name)] = next((e.decode() for e in environment if e.startswith(b"NODE_OF_TEST=")), "")
+    return found
+
+
+def nothing_left(folder: Path) -> bool:
+    deadline = time.monotonic() + 15
+    while processes(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not processes(folder)
+
+
+async def test_two_nodes_serve_as_one_and_stop_as_one(profile: Path, tmp_path: Path) -> None:
+    engine = target(profile, "healthy")
+    lines: list[str] = []
+    endpoint = await engine.start(lines.append)
+    assert set(processes(tmp_path).values()) == {"NODE_OF_TEST=127.0.0.1", "NODE_OF_TEST=127.0.0.2"}
+    assert any("[head] INFO loading healthy" in line for line in lines)
+    assert any("[worker] INFO loading healthy" in line for line in lines)
+    assert any("worker on node worker (127.0.0.2)" in line and "--headless" in line for line in lines)
+    assert endpoint.fingerprint.flags["nnodes"] == "2"
+    assert endpoint.fingerprint.flags["nodes"] == {"head": [], "worker": []}
+    assert "master-addr" not in endpoint.fingerprint.flags
+    assert engine.alive()
+    await engine.stop()
+    assert nothing_left(tmp_path)
+    assert engine.death_note() is None
+    await engine.stop()
+
+
+async def test_a_node_that_cannot_load_ends_the_start_with_its_own_reason(profile: Path, tmp_path: Path) -> None:
+    engine = target(profile, "worker-lacks-memory")
+    words = r"the vllm worker on node worker \(127.0.0.2\) ended with exit code 1; out of GPU memory"
+    with pytest.raises(TargetError, match=words):
+        await engine.start(lambda _: None)
+    assert nothing_left(tmp_path)
+
+
+async def test_a_head_that_dies_takes_its_workers_with_it(profile: Path, tmp_path: Path) -> None:
+    engine = target(profile, "first-token-kills")
+    with pytest.raises(TargetError, match=r"serve on node head \(127.0.0.1\) ended with exit code 9; RuntimeError"):
+        await engine.start(lambda _: None)
+    assert nothing_left(tmp_path)
+
+
+async def test_what_a_node_leaves_behind_is_ended_too(profile: Path, tmp_path: Path) -> None:
+    engine = target(profile, "leaves-workers")
+    await engine.start(lambda _: None)
+    workers = [int(pid) for pid in (tmp_path / "workers").read_text().split()]
+    assert set(workers) <= set(processes(tmp_path))  # one has left group and session; both ignore SIGTERM
+    await engine.stop()
+    assert nothing_left(tmp_path)
+
+
+async def test_a_lost_connection_ends_what_runs_at_the_other_end_and_the_whole_serve(
+    profile: Path, tmp_path: Path
+) -> None:
+    engine = target(profile, "healthy")
+    await engine.start(lambda _: None)
+    os.kill(_connection(profile), signal.SIGKILL)
+    assert await asyncio.to_thread(nothing_left, tmp_path)  # the serve was not stopped by us
+    assert not engine.alive()
+    assert "worker on node worker (127.0.0.2) was ended by SIGKILL" in (engine.death_note() or "")
+    await engine.stop()
+
+
+def _connection(profile: Path) -> int:
+    """The process that stands for ssh, of this test."""
+    [pid] = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit()
+        and b"fake_ssh.py" in _bytes(entry / "cmdline")
+        and str(profile.parent).encode() in _bytes(entry / "cmdline")
+    ]
+    return pid
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_node_that_dies_in_a_gate_makes_it_invalid_with_its_last_words(profile: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(GATE.replace("deadline_s: 20", "deadline_s: 200"))
+    serve = [
+        "--target",
+        "vllm",
+        "--model",
+        "healthy",
+        "--serve-profile",
+        str(profile),
+        "--engine-python",
+        sys.executable,
+    ]
+    process = ds4bench(tmp_path, "gate", "small.yaml", *serve, "--json")
+    out, err = process.communicate(timeout=120)
+    assert out, err
+    document = json.loads(out)
+    assert process.returncode == 3
+    assert document["verdict"]["verdict"] == "INVALID", err
+    sentence = document["verdict"]["sentence"]
+    assert "worker on node worker (127.0.0.2) ended with exit code 7; RuntimeError: the worker lost its GPU" in sentence
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_however_the_harness_ends_all_nodes_end_with_it(profile: Path, tmp_path: Path, number: signal.Signals) -> None:
+    serve = ["serve", "vllm", "stubborn", "--profile", str(profile), "--engine-python", sys.executable]
+    process = ds4bench(tmp_path, *serve, "--port", str(_free_port()))
+    assert process.stderr is not None
+    assert any("ready:" in line for line in process.stderr)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 0)
+    assert nothing_left(tmp_path)
+
+
+def test_a_serve_that_loses_a_node_ends_with_its_reason(profile: Path, tmp_path: Path) -> None:
+    serve = ["serve", "vllm", "healthy", "--profile", str(profile), "--engine-python", sys.executable]
+    process = ds4bench(tmp_path, *serve, "--port", str(_free_port()))
+    assert process.stderr is not None
+    assert any("ready:" in line for line in process.stderr)
+    (tmp_path / "end").touch()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "worker on node worker (127.0.0.2) ended with exit code 7" in err
+    assert "[worker] RuntimeError: the worker lost its GPU" in out
+    assert nothing_left(tmp_path)
+
+
+async def test_nodes_that_never_get_ready_are_given_up_with_the_words_of_all(profile: Path, tmp_path: Path) -> None:
+    launch = plan_launch(load_profile("vllm", str(profile)), "hangs", engine_python=sys.executable)
+    engine = EngineTarget(launch, tmp_path / "serve.log", ready_deadline_s=2.0)
+    words = r"serve on node head .* is not ready after 2 s.*worker on node worker .*its last words: INFO loading hangs"
+    with pytest.raises(TargetError, match=words):
+        await engine.start(lambda _: None)
+    assert await asyncio.to_thread(nothing_left, tmp_path)
+
+
+def test_a_dry_run_shows_all_nodes_and_touches_none(profile: Path, tmp_path: Path) -> None:
+    process = ds4bench(tmp_path, "serve", "vllm", "healthy", "--profile", str(profile), "--dry-run")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "fake_ssh.py 127.0.0.2 'exec env " in out
+    assert "--node-rank 1" in out
+    assert processes(tmp_path) == {}
