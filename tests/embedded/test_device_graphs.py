@@ -201,25 +201,34 @@ def test_sizes_cover_the_rows_with_little_padding() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("drafts", [0, DEPTH])
 def test_cuda_graphs_give_the_logits_of_plain_steps(weights: Checkpoint, drafts: int) -> None:
-    """Real captures. Widths differ from the plain step's, and with them the splits of a sum: not the same bits."""
+    """Real captures against the same steps uncaptured, on the same widths: the same bits. Against steps of their own width,
+    where the sums are split otherwise, a routing of random weights may tip over: most rows agree."""
     config = replace(ENGINE, device="cuda", num_speculative_tokens=drafts)
     graphs = ModelRunner(MODEL, config, weights)
+    same = ModelRunner(MODEL, config, weights, capture=EagerCapture())
     plain = ModelRunner(MODEL, replace(config, enforce_eager=True), weights)
     assert graphs.uses_graphs
     assert not plain.uses_graphs
-    graphs.warm_up()
     lengths = [300, 5, 128, 3, 255]
-    tables = fill(graphs, lengths)
-    fill(plain, lengths)
+    for runner in (
+        graphs,
+        same,
+        plain,
+    ):  # a warm-up leaves its own entries in the MTP block's cache, which fill() does not write
+        runner.warm_up()
+        tables = fill(runner, lengths)
     for count in (5, 1, 3):
         rows = list(zip(lengths, tables, strict=True))[:count]
         step = [StepInput([7, 8, 9][: 1 + drafts], length, table, True, drafts) for length, table in rows]
-        one, two = graphs.step(step), plain.step(step)
-        assert torch.nn.functional.cosine_similarity(one, two, dim=-1).min() > 0.99
+        _same_logits(*(runner.step(step) for runner in (graphs, same, plain)))
         if drafts:
             behind = [StepInput([8, 9], length, table, True) for length, table in rows]
-            one, two = (runner.draft(behind, list(range(count))) for runner in (graphs, plain))
-            assert torch.nn.functional.cosine_similarity(one, two, dim=-1).min() > 0.99
+            _same_logits(*(runner.draft(behind, list(range(count))) for runner in (graphs, same, plain)))
+
+
+def _same_logits(graph: Tensor, same: Tensor, plain: Tensor) -> None:
+    torch.testing.assert_close(graph, same, rtol=1e-5, atol=1e-5)
+    assert torch.nn.functional.cosine_similarity(graph, plain, dim=-1).median() > 0.99
 
 
 @pytest.mark.parametrize("mode", ["reference", "triton"])

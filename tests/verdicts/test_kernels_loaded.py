@@ -50,6 +50,16 @@ def test_hooks_that_ran_in_every_worker_are_proof(check) -> None:
     assert "2 workers ran mhc_post" in result.detail
 
 
+def test_a_hook_that_only_chooses_a_class_proves_and_spoils_nothing(check) -> None:
+    """The engine's own class may stay, when the calls inside of it are hooked."""
+    chooser = hook("sparse_attention_decode", "attn", calls=0, declined={"its calls are hooked": 6}, computes=False)
+    inside = hook("sparse_attention_decode", "attn")
+    assert check(use([process(chooser, inside)])).status is CheckStatus.OK
+    only = check(use([process(chooser, hook("mhc_post"))], selection=["attn", "mhc"]))
+    assert only.status is CheckStatus.FAILED
+    assert "attn never ran" in only.detail
+
+
 def test_a_worker_less_than_ranks_is_no_proof(check) -> None:
     result = check(use([api_server(), process(hook("mhc_post"))]), flags={"tensor-parallel-size": "2"})
     assert result.status is CheckStatus.FAILED

@@ -1,9 +1,9 @@
 """Train, export and score ``ds4-nano``: ``python -m ds4bench.embedded.training --out DIR``.
 
---minutes 11                       a whole run, on the GPU if there is one
---minutes 11 --stop-after 5        the first five minutes of it; the state lies in --state
---minutes 11 --resume              the rest, from the state
---minutes 11 --start-from DIR      the rest, where the state is lost: from DIR and DIR/bf16, optimisers anew
+--minutes 9.5                       a whole run, on the GPU if there is one
+--minutes 9.5 --stop-after 5        the first five minutes of it; the state lies in --state
+--minutes 9.5 --resume              the rest, from the state
+--minutes 9.5 --start-from DIR      the rest, where the state is lost: from DIR and DIR/bf16, optimisers anew
 --evaluate-only DIR                scores of an exported checkpoint (``training.score``: through a serve)
 --write-data                       the held-out items, under prompts/
 """
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("ds4-nano"), help="folder of the exported checkpoint")
     parser.add_argument("--state", type=Path, default=Path(".nano/state.pt"), help="file of the resumable state")
     parser.add_argument(
-        "--minutes", type=float, default=Plan.minutes, help="training time of the whole plan (default 11)"
+        "--minutes", type=float, default=Plan.minutes, help="training time of the whole plan (default 9.5)"
     )
     parser.add_argument("--steps", type=int, help="steps of the whole plan, in place of --minutes")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="training time of this call")

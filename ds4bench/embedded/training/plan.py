@@ -23,7 +23,7 @@ class Plan:
     """A run ends after ``minutes`` of training, or after ``steps`` where that is given; all sessions together."""
 
     seed: int = 20_260_601
-    minutes: float = 11.0
+    minutes: float = 9.5
     steps: int | None = None
     batch_tokens: int = 32_768
     rate: float = 2e-3

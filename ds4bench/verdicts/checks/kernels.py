@@ -31,11 +31,12 @@ def kernels_loaded(evidence: Evidence) -> CheckResult:
         return failed(NAME, f"--kernels {use.choice}: {_listed(faults) or 'no serve was launched'}", [])
     processes = [p for launch in use.launches for p in launch if _is_worker(p)]
     ran = Counter[str]()
-    for hook in _selected(processes, use.selection):
+    selected = [hook for hook in _selected(processes, use.selection) if hook.computes]
+    for hook in selected:
         ran[hook.op] += hook.calls
-    idle = sorted({hook.op for hook in _selected(processes, use.selection)} - {op for op, n in ran.items() if n})
+    idle = sorted({hook.op for hook in selected} - {op for op, n in ran.items() if n})
     unused = f"; never called by the engine: {', '.join(idle)}" if idle else ""
-    own = sum(hook.inactive + sum(hook.declined.values()) for hook in _selected(processes, use.selection) if hook.calls)
+    own = sum(hook.inactive + sum(hook.declined.values()) for hook in selected if hook.calls)
     shared = f"; {own} calls of these went to the engine's own kernel" if own else ""
     names = ", ".join(op for op, n in sorted(ran.items()) if n)
     return ok(NAME, f"{len(processes)} {'worker' if len(processes) == 1 else 'workers'} ran {names}{shared}{unused}")
@@ -67,7 +68,7 @@ def _faults(selection: list[str] | None, launch: Sequence[KernelProcess], expect
 
 def _missing(worker: KernelProcess, selection: list[str] | None) -> Iterable[str]:
     """Selected parts that never ran in a worker. Of all ops, those that the engine never called are no fault."""
-    hooks = list(_selected([worker], selection))
+    hooks = [hook for hook in _selected([worker], selection) if hook.computes]
     for hook in hooks:
         other = hook.inactive + sum(hook.declined.values())
         if not hook.calls and other:

@@ -47,6 +47,8 @@ class HookState:
     op: str
     group: str
     target: str
+    computes: bool = True
+    """False for a hook that only chooses among the engine's classes or settings: it proves nothing about kernels."""
     state: str = "pending"
     reason: str = ""
     calls: int = 0

@@ -24,7 +24,7 @@ _DECODE_TILES = {
     "sm90": {"BLOCK_H": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 1},
 }
 _HOPPER_TILE = {"BLOCK_H": 64, "BLOCK_C": 128, "num_warps": 8, "num_stages": 1}
-_HALVES_TILE = {"BLOCK_H": 64, "BLOCK_C": 32, "AHEAD": 1, "num_warps": 4, "num_stages": 1}
+_HALVES_TILE = {"BLOCK_H": 64, "BLOCK_C": 32, "AHEAD": 0, "num_warps": 4, "num_stages": 1}
 _WHOLE = (attention_hopper.decode_kernel, _HOPPER_TILE, 1)
 _HALVES = (attention_halves.decode_kernel, _HALVES_TILE, 2)
 _HOPPER_DECODE = _WHOLE
