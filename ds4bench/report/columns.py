@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ds4bench.core import Cell, RuleResult, Verdict
 from ds4bench.measures import CellMeasures
 
-HIDDEN_WHEN_NARROW = ("n", "baseline", "ranks")
+HIDDEN_WHEN_NARROW = ("ranks", "n", "baseline")  # in this order
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ds4bench.core import Baseline, CheckResult, CheckStatus, GateVerdict, RuleResult, RunData, Verdict
 from ds4bench.measures import cell_measures, run_measures
-from ds4bench.report.columns import COLUMNS, HIDDEN_WHEN_NARROW, Row, axes
+from ds4bench.report.columns import COLUMNS, HIDDEN_WHEN_NARROW, Column, Row, axes
 from ds4bench.spec.gate import stored_cells
 from ds4bench.spec.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ds4bench.store.published import Published
 
@@ -23,7 +24,8 @@ _COLOURS = {
     Verdict.SKIPPED: "bold yellow",
 }
 _WIDE = 104
-"""Columns that a terminal needs to show every column of the table."""
+"""Width from which the columns get air on both sides."""
+_UNLIMITED = 10_000
 
 _SYMBOLS = {
     CheckStatus.OK: "[green]ok  [/green]",
@@ -102,12 +104,26 @@ def _head(run: RunData, verdict: GateVerdict, console: Console) -> None:
 
 
 def _cell_table(rows: list[Row], names: tuple[str, ...], console: Console) -> None:
+    """Without the least needed columns where the terminal is too narrow: a cut number is worse than none."""
+    from rich.measure import Measurement
+
+    hidden: set[str] = set()
+    wide = console.options.update(max_width=_UNLIMITED)
+    for next_hidden in (None, *HIDDEN_WHEN_NARROW):
+        hidden |= {next_hidden} if next_hidden else set()
+        columns = [COLUMNS[name] for name in names if name not in hidden]
+        table = _table(rows, columns, narrow=bool(hidden) or console.width < _WIDE)
+        if Measurement.get(console, wide, table).maximum <= console.width:
+            break
+    console.print(table)
+    console.print(f"[dim]{'; '.join(dict.fromkeys(c.meaning for c in columns if c.meaning))}[/dim]")
+
+
+def _table(rows: list[Row], columns: list[Column], *, narrow: bool) -> Table:
     from rich import box
     from rich.table import Table
 
-    narrow = console.width < _WIDE
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if narrow else (0, 1))
-    columns = [COLUMNS[name] for name in names if not (narrow and name in HIDDEN_WHEN_NARROW)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if narrow else (0, 1), pad_edge=not narrow)
     of_axes = axes([row.measures.cell for row in rows])
     for header in [*of_axes, *(column.header for column in columns)]:
         table.add_column(header, justify="right", no_wrap=True)
@@ -115,8 +131,7 @@ def _cell_table(rows: list[Row], names: tuple[str, ...], console: Console) -> No
         table.add_row(
             *(text(row.measures.cell) for text in of_axes.values()), *(column.text(row) for column in columns)
         )
-    console.print(table)
-    console.print(f"[dim]{'; '.join(dict.fromkeys(c.meaning for c in columns if c.meaning))}[/dim]")
+    return table
 
 
 def _checks(checks: list[CheckResult], console: Console) -> None:

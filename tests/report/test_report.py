@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -94,6 +95,19 @@ def test_a_cell_is_one_line_with_its_numbers_at_any_usual_width(width: int) -> N
     assert all(
         len(line) <= width for line in rendered(width).splitlines() if "run " not in line and "TTFT is" not in line
     )
+
+
+@pytest.mark.parametrize("width", [80, 104, 112, 120, 140, 160, 200])
+def test_columns_leave_a_narrow_terminal_one_by_one_and_no_number_is_cut(width: int) -> None:
+    data = run("random")
+    many = [row("p124080-c2", 0, i, 10.0 * (i + 1), prompt_tokens=124080) for i in range(2, 6)]
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False)
+    render_report(msgspec.structs.replace(data, requests=[*data.requests, *many]), None, verdict(), console)
+    table = out.getvalue()[: out.getvalue().index("TTFT:")]
+    assert "\u2026" not in table
+    assert {"prompt", "c"} <= set(table.split())
+    assert ("by rank" in table) == (width >= 160)
 
 
 def test_a_failed_request_is_counted_in_its_cell() -> None:
