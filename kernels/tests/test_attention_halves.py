@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from ds4_kernels.cases import sparse_attention as cases
@@ -19,17 +17,12 @@ SMALL = [
 
 @pytest.mark.triton
 @pytest.mark.interpreted
-@pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("case", SMALL[:5], ids=lambda case: case.label)
-def test_halves_agree_with_the_reference(
-    case: CheckCase, splits: int, ahead: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_halves_agree_with_the_reference(case: CheckCase, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from ds4_kernels.triton import sparse_attention
 
-    kernel, tile, shares = sparse_attention._HALVES
-    plan: tuple[Any, dict[str, int], int] = (kernel, {**tile, "AHEAD": ahead}, shares)
-    monkeypatch.setattr(sparse_attention, "_decode_plan", lambda *_: plan)
+    monkeypatch.setattr(sparse_attention, "_decode_plan", lambda *_: sparse_attention._HOPPER_DECODE)
     inputs = case.build(torch.Generator().manual_seed(7), CPU)
     expected = reference.sparse_attention_decode(**inputs)
     actual = sparse_attention.sparse_attention_decode(**inputs, splits=splits)

@@ -147,21 +147,3 @@ def test_shapes_and_dtypes_are_checked() -> None:
     ):
         with pytest.raises(ValueError):
             bad()
-
-
-@pytest.mark.triton
-@pytest.mark.interpreted
-@pytest.mark.parametrize("kind", ["normal", "late", "equal"])
-def test_chunks_loaded_ahead_give_the_same_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import triton.language as tl
-    from ds4_kernels.triton import topk, topk_select
-
-    monkeypatch.setattr(topk, "row_pieces", lambda *_: 1)
-    x = logits_like(kind, 2, 9001, seed=4)
-    starts, ends = torch.tensor([0, 3], dtype=torch.int32), torch.tensor([9001, 8196], dtype=torch.int32)
-    expected = topk.topk_prefill(x, starts, ends, 64)
-    monkeypatch.setattr(topk_select, "_AHEAD", tl.constexpr(not topk_select.AHEAD))
-    other = topk.topk_prefill(x, starts, ends, 64)
-    assert torch.equal(other.sort(-1).values, expected.sort(-1).values)
-    for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        check_row(other[row].tolist(), x[row, start:end].tolist(), 64)

@@ -1,8 +1,8 @@
 """Sparse MLA decode for Hopper in two programs a token: each computes all scores and half of the output.
 
-``attention_hopper.decode_kernel`` gives a token one program of eight warps, whose phases wait for each other. Here the
-accumulator is half as large, so that two programs of four warps share a multiprocessor and fill each other's waits. The
-keys are the B operand of both products: one copy in shared memory, dequantised once; the weights stay in registers.
+With one program of eight warps a token its phases wait for each other. Here the accumulator is half as large, so that
+two programs of four warps share a multiprocessor and fill each other's waits. The keys are the B operand of both
+products: one copy in shared memory, dequantised once; the weights stay in registers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ds4_kernels.triton.attention_mma import softmax_step, store_lse
+from ds4_kernels.triton.attention_mma import lse_and_factor, softmax_step
 from ds4_kernels.triton.common import INTERPRETED, dot, pow2, to_bf16
 
 
@@ -150,7 +150,7 @@ def decode_kernel(
     heads, out_heads, splits,
     HAS_SINK: tl.constexpr, HAS_EXTRA: tl.constexpr, SPLIT: tl.constexpr, SWA_SHIFT: tl.constexpr, EXTRA_SHIFT: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr, DATA: tl.constexpr,
-    SCALES: tl.constexpr, AHEAD: tl.constexpr,
+    SCALES: tl.constexpr,
 ):  # fmt: skip
     head_blocks = tl.cdiv(out_heads, BLOCK_H)
     token = tl.program_id(1) // head_blocks
@@ -185,39 +185,25 @@ def decode_kernel(
     a1 = tl.zeros((BLOCK_H, 64), tl.float32)
     a2 = tl.zeros((BLOCK_H, 64), tl.float32)
     slot = _load_slots(begin, end, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA, BLOCK_C)
-    if AHEAD:
+    for tile in range(begin, end):
         w0, w1, w2, w3, w4, w5, s0, s1, valid = _fetch(
-            slot, mine, begin >= swa_tiles, swa_cache, extra_cache, swa_slots_total, extra_slots_total, swa_stride,
+            slot, mine, tile >= swa_tiles, swa_cache, extra_cache, swa_slots_total, extra_slots_total, swa_stride,
             extra_stride, HAS_EXTRA, SWA_SHIFT, EXTRA_SHIFT, DATA, SCALES,
         )  # fmt: skip
-        slot = _load_slots(begin + 1, end, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA, BLOCK_C)
-    for tile in range(begin, end):
-        if not AHEAD:
-            w0, w1, w2, w3, w4, w5, s0, s1, valid = _fetch(
-                slot, mine, tile >= swa_tiles, swa_cache, extra_cache, swa_slots_total, extra_slots_total, swa_stride,
-                extra_stride, HAS_EXTRA, SWA_SHIFT, EXTRA_SHIFT, DATA, SCALES,
-            )  # fmt: skip
-            slot = _load_slots(tile + 1, end, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA, BLOCK_C)
+        slot = _load_slots(tile + 1, end, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA, BLOCK_C)
         k0 = _widen(w0, s0, 0, 2, BLOCK_C)
         k1 = _widen(w1, s0, 2, 1, BLOCK_C)
         k2 = _widen(w2, s1, 0, 2, BLOCK_C)
         k3 = _widen(w3, s1, 2, 1, BLOCK_C)
         k4 = _widen(w4, tl.where(low, s0, s1), 3, 1, BLOCK_C)
         k5 = _widen_rope(w5, BLOCK_C)
-        wanted = valid
-        if AHEAD:  # the next tile's bytes travel while this one is multiplied, the slots of the one after besides
-            w0, w1, w2, w3, w4, w5, s0, s1, valid = _fetch(
-                slot, mine, tile + 1 >= swa_tiles, swa_cache, extra_cache, swa_slots_total, extra_slots_total, swa_stride,
-                extra_stride, HAS_EXTRA, SWA_SHIFT, EXTRA_SHIFT, DATA, SCALES,
-            )  # fmt: skip
-            slot = _load_slots(tile + 2, end, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA, BLOCK_C)
         scores = dot(q5, tl.trans(k5), tl.zeros((BLOCK_H, BLOCK_C), tl.float32))
         scores = dot(q4, tl.trans(k4), scores)
         scores = dot(q3, tl.trans(k3), scores)
         scores = dot(q2, tl.trans(k2), scores)
         scores = dot(q1, tl.trans(k1), scores)
         scores = dot(q0, tl.trans(k0), scores)
-        weights, decay, maximum, denominator = softmax_step(scores * scale_log2, wanted, maximum, denominator)
+        weights, decay, maximum, denominator = softmax_step(scores * scale_log2, valid, maximum, denominator)
         a0 = dot(weights, k0, a0 * decay[:, None])
         a1 = dot(weights, k1, a1 * decay[:, None])
         a2 *= decay[:, None]
@@ -231,7 +217,9 @@ def decode_kernel(
         if begin < end:
             one = tl.full((BLOCK_H, 1), 1.0, tl.float32)
             _store_half(part_acc + row[:, None] * D + mine * 64, a0, a1, a2, one, stored)
-    else:  # both halves write the same lse
-        factor = store_lse(lse, sink, token, head, heads, maximum, denominator, HAS_SINK)
+    else:  # the other half adds its scores up in another order: its lse differs in the last bit
+        value, factor = lse_and_factor(sink, head, heads, maximum, denominator, HAS_SINK)
+        if low:
+            tl.store(lse + token.to(tl.int64) * heads + head, value, mask=head < heads)
         target = out + (token.to(tl.int64) * out_heads + head)[:, None] * D + mine * 64
         _store_half(target, a0, a1, a2, factor[:, None], stored)

@@ -1,4 +1,4 @@
-"""Sparse MLA attention for Hopper: 128 candidates are the rows of the score product.
+"""Sparse MLA prefill for Hopper: 128 candidates are the rows of the score product.
 
 ``q @ k^T`` with 64 heads has 64 rows: two warpgroups would compute it twice, in instructions of 16 columns. Transposed,
 ``k @ q^T`` has 128 rows and 64 columns. The keys come in pieces of 128 dimensions, so that what is between memory and
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ds4_kernels.triton.attention_mma import store_lse
-from ds4_kernels.triton.common import dot, pow2, to_bf16
+from ds4_kernels.triton.common import dot, to_bf16
 
 
 @triton.jit
@@ -96,116 +96,3 @@ def prefill_kernel(
     factor = store_lse(lse, sink, token, head, heads, maximum, denominator, HAS_SINK)
     target = out + (token.to(tl.int64) * out_heads + head)[:, None] * D
     _store_rows(target, a0, a1, a2, a3, a4, factor[:, None], (head < out_heads)[:, None])
-
-
-@triton.jit
-def _dequantise(row, scale_row, valid, FIRST: tl.constexpr, GROUPS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Groups FIRST .. FIRST + GROUPS - 1 of 64 e4m3 values times their power of two: BF16 ``[C, GROUPS * 64]``."""
-    group = FIRST + tl.arange(0, GROUPS)
-    position = group[None, :, None] * 64 + tl.arange(0, 64)[None, None, :]
-    codes = tl.load(row[:, None, None] + position, mask=valid[:, None, None], other=0)
-    scale = tl.load(scale_row[:, None] + group[None, :], mask=valid[:, None], other=127)
-    values = codes.to(tl.float8e4nv, bitcast=True).to(tl.float32) * pow2(scale.to(tl.int32))[:, :, None]
-    return tl.reshape(to_bf16(values), (BLOCK_C, GROUPS * 64))
-
-
-@triton.jit
-def _load_keys(row, scale_row, valid, BLOCK_C: tl.constexpr):
-    """The five pieces of the keys. Asking for all bytes before the first is used was slower: it spills."""
-    rope = (row + 448).to(tl.pointer_type(tl.bfloat16))
-    k4 = tl.load(rope[:, None] + tl.arange(0, 64)[None, :], mask=valid[:, None], other=0.0)
-    k0 = _dequantise(row, scale_row, valid, 0, 2, BLOCK_C)
-    k1 = _dequantise(row, scale_row, valid, 2, 2, BLOCK_C)
-    k2 = _dequantise(row, scale_row, valid, 4, 2, BLOCK_C)
-    k3 = _dequantise(row, scale_row, valid, 6, 1, BLOCK_C)
-    return k0, k1, k2, k3, k4
-
-
-@triton.jit
-def _load_slot(
-    tile, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """Slots ``[C]`` of a tile of the window's candidates followed by the compressed ones; -1 past their ends."""
-    compressed = tile >= swa_tiles
-    column = tl.where(compressed, tile - swa_tiles, tile) * BLOCK_C + tl.arange(0, BLOCK_C)
-    slot = tl.load(swa_slots + column, mask=(column < swa_len) & (not compressed), other=-1)
-    if HAS_EXTRA:
-        slot = tl.where(
-            compressed, tl.load(extra_slots + column, mask=(column < extra_len) & compressed, other=-1), slot
-        )
-    return slot
-
-
-@triton.jit(do_not_specialize=["swa_width", "extra_width", "swa_row", "extra_row", "heads", "out_heads", "splits",
-                               "swa_slots_total", "extra_slots_total"])  # fmt: skip
-def decode_kernel(
-    q, swa_cache, swa_slots, swa_lens, extra_cache, extra_slots, extra_lens, sink, out, lse, part_acc, part_max, part_sum,
-    scale_log2, swa_width, extra_width, swa_row, extra_row, swa_slots_total, extra_slots_total, swa_stride, extra_stride,
-    heads, out_heads, splits,
-    HAS_SINK: tl.constexpr, HAS_EXTRA: tl.constexpr, SPLIT: tl.constexpr, SWA_SHIFT: tl.constexpr, EXTRA_SHIFT: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr, DATA: tl.constexpr,
-    SCALES: tl.constexpr,
-):  # fmt: skip
-    head_blocks = tl.cdiv(out_heads, BLOCK_H)
-    token = tl.program_id(1) // head_blocks
-    split = tl.program_id(0)
-    head = (tl.program_id(1) % head_blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
-    swa_len = tl.minimum(tl.load(swa_lens + token), swa_width)
-    swa_tiles = tl.cdiv(tl.maximum(swa_len, 0), BLOCK_C)
-    extra_len = 0
-    extra_tiles = 0
-    if HAS_EXTRA:
-        extra_len = tl.minimum(tl.load(extra_lens + token), extra_width)
-        extra_tiles = tl.cdiv(tl.maximum(extra_len, 0), BLOCK_C)
-    per_split = tl.cdiv(swa_tiles + extra_tiles, splits)
-    begin = split * per_split
-    end = tl.minimum(begin + per_split, swa_tiles + extra_tiles)
-    q0, q1, q2, q3, q4 = _load_query(q, token, head, heads, D)
-    maximum = tl.full((BLOCK_H,), float("-inf"), tl.float32)
-    denominator = tl.zeros((BLOCK_H,), tl.float32)
-    a0 = tl.zeros((BLOCK_H, 128), tl.float32)
-    a1 = tl.zeros((BLOCK_H, 128), tl.float32)
-    a2 = tl.zeros((BLOCK_H, 128), tl.float32)
-    a3 = tl.zeros((BLOCK_H, 64), tl.float32)
-    a4 = tl.zeros((BLOCK_H, 64), tl.float32)
-    swa_slots += token.to(tl.int64) * swa_row
-    extra_slots += token.to(tl.int64) * extra_row
-    for tile in range(begin, end):
-        # One body for both caches: a branch would hand the key tiles on through shared memory a second time.
-        slot = _load_slot(tile, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA, BLOCK_C)
-        total = swa_slots_total
-        shift = SWA_SHIFT
-        stride = swa_stride
-        jump = swa_stride * 0
-        if HAS_EXTRA:
-            compressed = tile >= swa_tiles
-            total = tl.where(compressed, extra_slots_total, swa_slots_total)
-            shift = tl.where(compressed, EXTRA_SHIFT, SWA_SHIFT)
-            stride = tl.where(compressed, extra_stride, swa_stride)
-            jump = tl.where(compressed, extra_cache.to(tl.int64) - swa_cache.to(tl.int64), 0)
-        valid = (slot >= 0) & (slot < total)
-        slot = tl.where(valid, slot, 0)
-        block = (slot >> shift).to(tl.int64) * stride + jump
-        offset = slot & ((1 << shift) - 1)
-        row = swa_cache + tl.multiple_of(block + offset * DATA, 16)
-        scale_row = swa_cache + tl.multiple_of(block + (DATA << shift) + offset * SCALES, 8)
-        k0, k1, k2, k3, k4 = _load_keys(row, scale_row, valid, BLOCK_C)
-        scores = _scores(k0, k1, k2, k3, k4, q0, q1, q2, q3, q4, valid, scale_log2, BLOCK_C, BLOCK_H)
-        weights, decay, maximum, denominator = _softmax_columns(scores, maximum, denominator)
-        a0 = dot(weights, k0, a0 * decay[:, None])
-        a1 = dot(weights, k1, a1 * decay[:, None])
-        a2 = dot(weights, k2, a2 * decay[:, None])
-        a3 = dot(weights, k3, a3 * decay[:, None])
-        a4 = dot(weights, k4, a4 * decay[:, None])
-    stored = (head < out_heads)[:, None]
-    if SPLIT:
-        row = (token.to(tl.int64) * splits + split) * out_heads + head
-        tl.store(part_max + row, maximum, mask=head < out_heads)
-        tl.store(part_sum + row, denominator, mask=head < out_heads)
-        if begin < end:
-            one = tl.full((BLOCK_H, 1), 1.0, tl.float32)
-            _store_rows(part_acc + row[:, None] * D, a0, a1, a2, a3, a4, one, stored)
-    else:
-        factor = store_lse(lse, sink, token, head, heads, maximum, denominator, HAS_SINK)
-        target = out + (token.to(tl.int64) * out_heads + head)[:, None] * D
-        _store_rows(target, a0, a1, a2, a3, a4, factor[:, None], stored)

@@ -27,8 +27,8 @@ def softmax_step(scores, valid, maximum, denominator):
 
 
 @triton.jit
-def store_lse(lse, sink, token, head, heads, maximum, denominator, HAS_SINK: tl.constexpr):
-    """Store the lse (``maximum`` is base 2) and return what the accumulators must be multiplied with; 0 for empty rows."""
+def lse_and_factor(sink, head, heads, maximum, denominator, HAS_SINK: tl.constexpr):
+    """The lse (``maximum`` is base 2; -inf for empty rows), and the factor of the accumulators (0 for those)."""
     real = head < heads
     guard = tl.where(maximum == float("-inf"), 0.0, maximum)
     total = denominator
@@ -37,8 +37,15 @@ def store_lse(lse, sink, token, head, heads, maximum, denominator, HAS_SINK: tl.
         total += tl.exp2(logit - guard)
     filled = real & (denominator > 0)
     value = guard * LN_2 + tl.log(tl.where(denominator > 0, denominator, 1.0))
-    tl.store(lse + token.to(tl.int64) * heads + head, tl.where(denominator > 0, value, float("-inf")), mask=real)
-    return tl.where(filled, 1.0 / tl.where(filled, total, 1.0), 0.0)
+    return tl.where(denominator > 0, value, float("-inf")), tl.where(filled, 1.0 / tl.where(filled, total, 1.0), 0.0)
+
+
+@triton.jit
+def store_lse(lse, sink, token, head, heads, maximum, denominator, HAS_SINK: tl.constexpr):
+    """Store the lse and return the factor of ``lse_and_factor``."""
+    value, factor = lse_and_factor(sink, head, heads, maximum, denominator, HAS_SINK)
+    tl.store(lse + token.to(tl.int64) * heads + head, value, mask=head < heads)
+    return factor
 
 
 @triton.jit

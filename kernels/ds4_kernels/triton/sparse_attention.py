@@ -1,4 +1,5 @@
-"""Sparse MLA attention: which kernel and tile a call gets. The kernels are in ``attention_mma`` and ``attention_hopper``."""
+"""Sparse MLA attention: which kernel and tile a call gets. The kernels are in ``attention_mma``,
+``attention_hopper`` (prefill) and ``attention_halves`` (Hopper's decode)."""
 
 from __future__ import annotations
 
@@ -24,10 +25,8 @@ _DECODE_TILES = {
     "sm90": {"BLOCK_H": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 1},
 }
 _HOPPER_TILE = {"BLOCK_H": 64, "BLOCK_C": 128, "num_warps": 8, "num_stages": 1}
-_HALVES_TILE = {"BLOCK_H": 64, "BLOCK_C": 32, "AHEAD": 0, "num_warps": 4, "num_stages": 1}
-_WHOLE = (attention_hopper.decode_kernel, _HOPPER_TILE, 1)
-_HALVES = (attention_halves.decode_kernel, _HALVES_TILE, 2)
-_HOPPER_DECODE = _WHOLE
+_HALVES_TILE = {"BLOCK_H": 64, "BLOCK_C": 32, "num_warps": 4, "num_stages": 1}
+_HOPPER_DECODE = (attention_halves.decode_kernel, _HALVES_TILE, 2)
 """Kernel, tile and programs that share a head block's output, of a decode with more than FEW_TOKENS tokens."""
 HOPPER_HEADS = 33
 """From this many heads on Hopper's own kernels run, which need 64 rows for its warpgroup MMA."""
@@ -39,10 +38,8 @@ FEW_TOKENS = 16
 """Up to this many tokens a decode program takes few heads and many candidates: latency counts, not the work done twice."""
 MERGE_HEADS = 4
 MAX_SPLITS = 32
-HOPPER_DECODE_HEADS = HOPPER_HEADS
+HOPPER_DECODE_HEADS = 17
 """From this many heads on ``_HOPPER_DECODE`` runs."""
-SHARED_SPLITS = MAX_SPLITS
-"""Most splits where several programs share a head block's output: their partial results cost more."""
 _DATA = layouts.FP8_DS_MLA.data_bytes
 _SCALES = layouts.FP8_DS_MLA.scale_bytes
 _ROPE = layouts.ROPE_DIM
@@ -107,7 +104,6 @@ def sparse_attention_decode(
     programs = tokens * triton.cdiv(out.shape[1], tile["BLOCK_H"])
     if splits is None:
         splits = decode_splits(programs, swa_slots.shape[1] + extra_width, tile["BLOCK_C"], num_sms(q.device))
-        splits = min(splits, SHARED_SPLITS) if shares > 1 else splits
     parts = _partials(tokens, splits, out)
     sink_or_q = q if sink is None else sink
     kernel[(splits * shares, programs)](
@@ -226,7 +222,7 @@ def _decode_cases() -> list[CompileCase]:
     }  # fmt: skip
     kernels = [(attention_mma.decode_kernel, tiles, tile) for tiles, tile in _DECODE_TILES.items()]
     kernels += [(attention_mma.decode_kernel, tiles, tile) for tiles, tile in _FEW_TOKENS_TILES.items()]
-    kernels += [(kernel, "sm90", tile) for kernel, tile, _ in (_WHOLE, _HALVES)]
+    kernels.append((attention_halves.decode_kernel, "sm90", _HALVES_TILE))
     cases = []
     for kernel, tiles, tile in kernels:
         for rows in _head_blocks(tile):

@@ -21,13 +21,10 @@ THREADS = 128
 CHUNK = 32 * THREADS
 SAMPLE = 2048
 LARGEST_K = 3072
-AHEAD = False
-"""Whether a chunk is loaded before the one in front of it is stored: costs the registers of a chunk."""
 
 _CHUNK = tl.constexpr(CHUNK)
 _SAMPLE = tl.constexpr(SAMPLE)
 _THREADS = tl.constexpr(THREADS)
-_AHEAD = tl.constexpr(AHEAD)
 _LOWEST = tl.constexpr(-(2**31))
 _HIGHEST = tl.constexpr(2**31 - 1)
 
@@ -210,14 +207,8 @@ def _stream(
     tl.debug_barrier()  # every thread has finished with what the buffer held before
     fill = 0
     at = capacity * 0
-    if _AHEAD:
-        value = _chunk(source, total)
     for begin in range(0, total, _CHUNK):
-        if not _AHEAD:
-            value = _chunk(source + begin, total - begin)
-        passing = _mask(value >= threshold, _CHUNK)
-        if _AHEAD:  # the next chunk is under way while the few that passed are stored
-            value = _chunk(source + begin + _CHUNK, total - begin - _CHUNK)
+        passing = _mask(_chunk(source + begin, total - begin) >= threshold, _CHUNK)
         whole = fill + tl.sum(_bits(passing), 0) <= CAPACITY
         for part in range(0, tl.where(whole, 1, 4)):
             mask = tl.where(whole, passing, passing & (tl.full((), 255, tl.int32) << (part * 8)))
