@@ -91,7 +91,7 @@ def _load_slots(
         length = tl.where(compressed, extra_len, swa_len)
         jump = tl.where(compressed, (extra_slots.to(tl.int64) - swa_slots.to(tl.int64)) // 4, 0)
     column = first * BLOCK_C + tl.arange(0, BLOCK_C)
-    return tl.load(swa_slots + jump + column, mask=(column < length) & (tile < end), other=-1)
+    return tl.load(swa_slots + jump + column, mask=column < tl.where(tile < end, length, 0), other=-1)
 
 
 @triton.jit
