@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ds4bench.core import Baseline, RunData, Verdict
+from ds4bench.verdicts.comparability import comparable
+from ds4bench.verdicts.evidence import gather
+from ds4bench.verdicts.rules import STOPS
 
 if TYPE_CHECKING:
     from ds4bench.spec.gate import GateSpec
     from ds4bench.spec.load import EffectiveGate
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A rule is decided: ``reason`` is a clause for a person."""
-
-    verdict: Verdict
-    reason: str
 
 
 def may_stop(spec: GateSpec) -> bool:
@@ -30,10 +24,6 @@ def decided_early(gate: EffectiveGate, run: RunData, baseline: Baseline | None) 
 
     One rule that is certain to FAIL decides the gate; else every rule that can stop must be decided.
     """
-    from ds4bench.verdicts.comparability import comparable
-    from ds4bench.verdicts.evidence import gather
-    from ds4bench.verdicts.rules import STOPS
-
     usable = baseline if baseline is not None and not comparable(run.manifest, baseline) else None
     evidence = gather(gate, run, usable)
     rules = [rule for rule in gate.spec.rules if getattr(rule, "early_stop", False)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ds4_kernels import cli
-from ds4_kernels.engines.hooks import Hook
+from ds4_kernels.engines.hook import Hook
 from ds4_kernels.engines.vllm import table
 
 KNOWN = "0.33.0"

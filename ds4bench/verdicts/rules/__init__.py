@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ds4bench.core import RuleResult
-from ds4bench.verdicts.early import Stop
 from ds4bench.verdicts.evidence import Evidence
 from ds4bench.verdicts.rules import (
     agreement,
@@ -25,6 +24,7 @@ from ds4bench.verdicts.rules import (
     score,
     zero_failures,
 )
+from ds4bench.verdicts.stop import Stop
 
 JUDGES: dict[str, Callable[[Any, Evidence], list[RuleResult]]] = {
     "ratio": ratio.judge,

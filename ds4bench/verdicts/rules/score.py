@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from ds4bench.core import RequestRow, RuleResult, Verdict
-from ds4bench.verdicts.early import Stop
 from ds4bench.verdicts.evidence import Evidence
+from ds4bench.verdicts.stop import Stop
 from ds4bench.verdicts.wording import limit, percent
 
 if TYPE_CHECKING:

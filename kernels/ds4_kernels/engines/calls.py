@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ds4_kernels import ops
 from ds4_kernels.engines import selection, shadow
-from ds4_kernels.engines.hooks import Declined, Function, Hook
+from ds4_kernels.engines.hook import Declined, Function, Hook
 from ds4_kernels.engines.report import Difference, HookState, Report, say
 
 _MARK = "__ds4_hook__"

@@ -13,7 +13,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from ds4_kernels import env
-from ds4_kernels.engines.hooks import Function, Hook, Table, install
+from ds4_kernels.engines.hook import Function, Hook, Table
+from ds4_kernels.engines.hooks import install
 from ds4_kernels.engines.report import say
 
 ENGINE = "sglang"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4_kernels.engines import sources
-from ds4_kernels.engines.hooks import Hook, Table
+from ds4_kernels.engines.hook import Hook, Table
 
 TIMEOUT_S = 60.0
 _LOCATE = """

@@ -9,7 +9,8 @@ import importlib
 import os
 
 from ds4_kernels import env
-from ds4_kernels.engines.hooks import Hook, Table, install
+from ds4_kernels.engines.hook import Hook, Table
+from ds4_kernels.engines.hooks import install
 from ds4_kernels.engines.report import say
 
 ENGINE = "vllm"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from ds4_kernels import ops
-from ds4_kernels.engines.hooks import Hook, decline, install
+from ds4_kernels.engines.hook import Hook, decline
+from ds4_kernels.engines.hooks import install
 
 OPS = """
 import torch
@@ -245,7 +246,7 @@ def test_torch_compile_traces_the_engines_own_op(engine: Any, monkeypatch: Any) 
 def test_the_report_is_written_by_a_process_that_just_ends(engine: Any, tmp_path: Path) -> None:
     root = engine(ops=OPS, user=USER)
     (root / "plugin.py").write_text(
-        "import torch\nfrom ds4_kernels.engines.hooks import Hook, install\n"
+        "import torch\nfrom ds4_kernels.engines.hook import Hook\nfrom ds4_kernels.engines.hooks import install\n"
         "make = lambda original: lambda x, out: out.copy_(x * 3)\n"
         "install('fakeengine', {'1.0': (Hook('mhc_post', 'fakeengine.ops:post', ('x', 'out'), make),)}, '1.0')\n"
         "from fakeengine.user import run\n"

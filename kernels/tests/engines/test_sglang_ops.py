@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from ds4_kernels import layouts
-from ds4_kernels.engines.hooks import Declined
+from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.sglang_ops import attention, indexer, mhc
 from torch import Tensor
 

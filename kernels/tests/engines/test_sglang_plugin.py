@@ -21,7 +21,7 @@ import pytest
 import torch
 from ds4_kernels import ops
 from ds4_kernels.engines import hooks, sglang, sources
-from ds4_kernels.engines.hooks import Hook, decline
+from ds4_kernels.engines.hook import Hook, decline
 
 RECORD = Path(__file__).parent / "sglang_signatures.json"
 """Parameters read off the published wheel: ``{version: {target: [names]}}``."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from ds4_kernels.engines import shadow
-from ds4_kernels.engines.hooks import Hook, decline, install
+from ds4_kernels.engines.hook import Hook, decline
+from ds4_kernels.engines.hooks import install
 from ds4_kernels.engines.report import Difference
 
 OPS = """

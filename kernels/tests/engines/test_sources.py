@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ds4_kernels.engines import sources, survey, vllm
-from ds4_kernels.engines.hooks import Hook
+from ds4_kernels.engines.hook import Hook
 
 RECORD = Path(__file__).parent / "vllm_signatures.json"
 """Parameters read off the published wheels: ``{version: {target: [names]}}``. ``--record`` of this file writes it."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from ds4_kernels import layouts, ops
-from ds4_kernels.engines.hooks import Declined
+from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import attention
 from torch import Tensor
 

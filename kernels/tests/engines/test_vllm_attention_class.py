@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ds4_kernels.engines.hooks import Declined
+from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import attention_class
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ds4_kernels.engines.hooks import Declined
+from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import cache
 from torch import Tensor
 

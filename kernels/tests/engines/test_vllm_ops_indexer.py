@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from ds4_kernels.engines.hooks import Declined
+from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import indexer
 from torch import Tensor
 

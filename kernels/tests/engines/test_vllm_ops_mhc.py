@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from ds4_kernels.engines.hooks import Declined
+from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import mhc
 from torch import Tensor
 

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 from ds4_kernels import ops
-from ds4_kernels.engines.hooks import Hook
+from ds4_kernels.engines.hook import Hook
 from ds4_kernels.engines.vllm_ops import cache, einsum, indexer, mhc, moe, w8a8
 
 ROWS = [

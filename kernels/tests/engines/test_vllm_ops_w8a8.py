@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ds4_kernels.engines.hooks import Declined
+from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import w8a8
 from ds4_kernels.tuning import tables
 from torch import Tensor

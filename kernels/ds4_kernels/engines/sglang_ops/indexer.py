@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ds4_kernels import ops
-from ds4_kernels.engines.hooks import Declined, Function, Hook, Table, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, Table, decline
 from ds4_kernels.engines.vllm_ops.views import dense_rows, planar
 from ds4_kernels.layouts import INDEX_DIM, INDEXER_FP8
 

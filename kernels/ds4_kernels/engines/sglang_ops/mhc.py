@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ds4_kernels import ops
-from ds4_kernels.engines.hooks import Declined, Function, Hook, Table, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, Table, decline
 from ds4_kernels.engines.vllm_ops import mhc
 from ds4_kernels.reference.hyper_connections import STREAMS
 

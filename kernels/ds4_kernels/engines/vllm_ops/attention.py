@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ds4_kernels import layouts, ops
-from ds4_kernels.engines.hooks import Declined, Function, Hook, Table, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, Table, decline
 from ds4_kernels.engines.vllm_ops import attention_class
 
 PREFILL, DECODE = "sparse_attention_prefill", "sparse_attention_decode"

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from ds4_kernels.engines.hooks import Declined, Function, Hook, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, decline
 
 Ready = Callable[[Any, Any], bool]
 _MODEL = "vllm.models.deepseek_v4.nvidia.model"

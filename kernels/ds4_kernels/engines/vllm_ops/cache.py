@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ds4_kernels import ops
-from ds4_kernels.engines.hooks import Declined, Function, Hook, Table, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, Table, decline
 from ds4_kernels.engines.vllm_ops.views import dense_rows, planar
 from ds4_kernels.layouts import FP8_DS_MLA, HEAD_DIM
 from ds4_kernels.reference.index_builders import WIDTH_ALIGNMENT

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ds4_kernels import ops
-from ds4_kernels.engines.hooks import Declined, Function, Hook, Table, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, Table, decline
 from ds4_kernels.engines.vllm_ops.views import SCALE_BLOCK, block_scales
 from ds4_kernels.layouts import HEAD_DIM, NOPE_DIM, ROPE_DIM
 

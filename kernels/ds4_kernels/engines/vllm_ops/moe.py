@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ds4_kernels import ops
 from ds4_kernels.engines import calls
-from ds4_kernels.engines.hooks import Declined, Function, Hook, Table, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, Table, decline
 
 MODES = {"MARLIN": "w4a16", "HUMMING": "w4a16", "DEEPGEMM_MXFP4": "w4a8"}
 """Numerics by the name of the backend that the engine chose."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ds4_kernels import ops
 from ds4_kernels.engines import selection
-from ds4_kernels.engines.hooks import Declined, Function, Hook, Table, decline
+from ds4_kernels.engines.hook import Declined, Function, Hook, Table, decline
 from ds4_kernels.engines.vllm_ops.views import SCALE_BLOCK, block_scales, unpacked
 from ds4_kernels.tuning import tables
 
