@@ -270,6 +270,6 @@ def test_calibrate_restarts_the_serve_measures_the_noise_and_keeps_it(folder: Pa
 
 
 def test_calibrate_wants_runs_that_exist(folder: Path) -> None:
-    code, _, err = run(folder, "calibrate", "bounded.yaml", "--from", "none-such")
+    code, _, err = run(folder, "calibrate", "long-context", "--profile", "smoke", "--from", "none-such")
     assert code == 2
     assert "no run in" in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -225,10 +226,11 @@ async def test_a_kernel_plugin_on_one_node_only_is_refused(tmp_path: Path) -> No
 
 async def test_kernels_that_are_asked_for_need_their_plugin_on_every_node(tmp_path: Path) -> None:
     asked = {"DS4_KERNELS": "force", "PYTHONPATH": str(package(tmp_path, "1.0"))}
+    bare = {"environment": asked, "python": os.path.realpath(sys.executable)}  # outside of this environment
     with pytest.raises(
         TargetError, match=r"node head .*ds4-kernels is not installed for .*; node worker .*ds4-kernels"
     ):
-        await asked_of(cluster_profile(tmp_path, {"environment": asked}, {"environment": asked}))
+        await asked_of(cluster_profile(tmp_path, bare, bare))
 
 
 async def test_a_port_in_use_on_the_head_is_named(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def _choose_table(report: Report, table: Table) -> None:
 
 
 def _install_one(hook: Hook, report: Report, put: Put) -> None:
-    state = report.add(HookState(hook.name, hook.op, ops.TABLE[hook.op].group, hook.target, hook.shadow))
+    state = report.add(HookState(hook.name, hook.op, ops.TABLE[hook.op].group, hook.target, computes=hook.shadow))
     chosen = selection.selected(hook.op, report.settings)
     if not chosen.active:
         state.state, state.reason = "skipped", chosen.reason

@@ -47,8 +47,6 @@ class HookState:
     op: str
     group: str
     target: str
-    computes: bool = True
-    """False for a hook that only chooses among the engine's classes or settings: it proves nothing about kernels."""
     state: str = "pending"
     reason: str = ""
     calls: int = 0
@@ -57,6 +55,8 @@ class HookState:
     """Calls that went to the engine because of the device, or while torch.compile traced."""
     sabotaged: int = 0
     shadow: dict[str, Difference] = field(default_factory=dict)
+    computes: bool = True
+    """False for a hook that only chooses among the engine's classes or settings: it proves nothing about kernels."""
 
 
 class Report:
