@@ -20,7 +20,7 @@ gate: $(STAMP)
 	$(BIN)/ds4bench gate long-context --target embedded --profile smoke --baseline here
 
 # What needs one thread shares the cores; what starts a serve or measures time runs alone.
-SHARED := kernels/tests tests/stats tests/verdicts tests/spec tests/store tests/report tests/embedded/training
+SHARED := kernels/tests tests/targets tests/stats tests/verdicts tests/spec tests/store tests/report tests/embedded/training
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -n auto --dist loadfile
 	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(filter tests/%,$(SHARED)))

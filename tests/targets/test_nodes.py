@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 import subprocess
-import os
 import sys
 from pathlib import Path
 from typing import Any
