@@ -47,44 +47,34 @@ ServeDeadline = Annotated[float | None, typer.Option(help="Seconds until the fir
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the command and its environment, and stop there.")]
 
 
-@serve_app.command("vllm", context_settings=_EXTRA)
-def serve_vllm(
-    context: typer.Context,
-    model: ServeModel,
-    profile: ServeProfile = None,
-    engine_python: EnginePython = None,
-    port: ServePort = 8000,
-    host: ServeHost = "127.0.0.1",
-    ready_deadline: ServeDeadline = None,
-    kernels: Kernels = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Launch vLLM with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`."""
-    from ds4bench.commands.serve import serve_engine
-    from ds4bench.targets.choice import Serving
+def _engine_command(engine: str, title: str, default_port: int) -> None:
+    """`ds4bench serve ENGINE`: the same options for every engine that is launched from an environment of its own."""
 
-    serving = Serving(engine_python, profile, port, host, ready_deadline, kernels=kernels)
-    raise typer.Exit(serve_engine("vllm", model, context.args, serving, dry_run=dry_run))
+    @serve_app.command(
+        engine,
+        context_settings=_EXTRA,
+        help=f"Launch {title} with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`.",
+    )
+    def serve(
+        context: typer.Context,
+        model: ServeModel,
+        profile: ServeProfile = None,
+        engine_python: EnginePython = None,
+        port: ServePort = default_port,
+        host: ServeHost = "127.0.0.1",
+        ready_deadline: ServeDeadline = None,
+        kernels: Kernels = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        from ds4bench.commands.serve import serve_engine
+        from ds4bench.targets.choice import Serving
+
+        serving = Serving(engine_python, profile, port, host, ready_deadline, kernels=kernels)
+        raise typer.Exit(serve_engine(engine, model, context.args, serving, dry_run=dry_run))
 
 
-@serve_app.command("sglang", context_settings=_EXTRA)
-def serve_sglang(
-    context: typer.Context,
-    model: ServeModel,
-    profile: ServeProfile = None,
-    engine_python: EnginePython = None,
-    port: ServePort = 30000,
-    host: ServeHost = "127.0.0.1",
-    ready_deadline: ServeDeadline = None,
-    kernels: Kernels = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Launch SGLang with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`."""
-    from ds4bench.commands.serve import serve_engine
-    from ds4bench.targets.choice import Serving
-
-    serving = Serving(engine_python, profile, port, host, ready_deadline, kernels=kernels)
-    raise typer.Exit(serve_engine("sglang", model, context.args, serving, dry_run=dry_run))
+_engine_command("vllm", "vLLM", 8000)
+_engine_command("sglang", "SGLang", 30000)
 
 
 @baseline_app.command("promote")

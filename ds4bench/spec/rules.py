@@ -30,6 +30,8 @@ class RatioRule(SpecModel):
     ``margin`` is the relative worsening that is tolerated over all cells, ``per_cell_margin`` a wider hard
     limit for each cell alone. ``session_cv`` is how much the same build differs from one session (start of
     the serve, hour of the day) to the next: repeats inside one session cannot show it, so it is stated here.
+    ``interleaved_cv`` takes its place where both builds were measured in turns (``ds4bench ci``), so that the hour is
+    the same for both and only the starts of two serves differ; without it ``session_cv`` holds there too.
     """
 
     kind: Literal["ratio"]
@@ -39,13 +41,15 @@ class RatioRule(SpecModel):
     per_cell_margin: WideMargin | None = None
     direction: Direction = "lower_is_better"
     session_cv: SessionCv
+    interleaved_cv: SessionCv | None = None
 
 
 class GeomeanRatioRule(SpecModel):
     """One endpoint over all cells: the geometric mean of candidate / baseline of the cells' run means.
 
     Runs are paired by repeat. ``margin`` is the worsening that is tolerated, and must be twice the measured noise to
-    pass. A single cell fails by ``cell_margin`` after Holm's correction over the cells.
+    pass. A single cell fails by ``cell_margin`` after Holm's correction over the cells. ``session_cv`` and
+    ``interleaved_cv`` are those of ``RatioRule``.
     """
 
     kind: Literal["geomean_ratio"]
@@ -55,6 +59,7 @@ class GeomeanRatioRule(SpecModel):
     cell_margin: WideMargin
     direction: Direction = "lower_is_better"
     session_cv: SessionCv
+    interleaved_cv: SessionCv | None = None
 
 
 class ZeroFailuresRule(SpecModel):

@@ -1,7 +1,8 @@
 """Request timings of real runs, kept in small files, so that simulated promotions can be repeated anywhere.
 
-A file under ``results/trust/timings`` holds, for one gate and profile, the rule that is simulated and the run values it
-judges, [repeats, strata] (``ratio``) or [repeats, cells] (``geomean_ratio``). Repeats of several sessions are put on the
+A file under ``results/trust/timings`` holds, for one gate and profile, the run values that its first comparing rule judges,
+[repeats, strata] (``ratio``) or [repeats, cells] (``geomean_ratio``), and that rule as it was. Simulated promotions are
+judged by the rule as the gate file has it now. Repeats of several sessions are put on the
 level of the first: what one build differs by from session to session is the simulation's own parameter. It is estimated
 here in two ways, both free of what the repeats' own noise adds: over all sessions, and between neighbours in time.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from ds4bench.core import RunData
 from ds4bench.errors import StoreError
 from ds4bench.measures import measured_rows
-from ds4bench.spec.load import EffectiveGate, effective_from_dict
+from ds4bench.spec.load import EffectiveGate, effective_from_dict, load_gate
 from ds4bench.verdicts.rules.comparison import comparing_rules
 from ds4bench.verdicts.rules.geomean_ratio import run_means
 from ds4bench.verdicts.rules.ratio import strata
@@ -110,11 +111,19 @@ def write(timings: Timings, folder: Path) -> Path:
 
 
 def read(path: Path) -> Timings:
-    """Read a file. Raises StoreError that names it."""
+    """Read a file and take margins, session noise and repeats from the gate file. Raises StoreError that names the file."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Timings)
+        stored = msgspec.json.decode(path.read_bytes(), type=Timings)
     except (OSError, msgspec.MsgspecError) as error:
         raise StoreError(f"{path}: not a file of timings: {error}") from error
+    gate = load_gate(stored.gate, profile=stored.profile)
+    rule = next((rule for rule in comparing_rules(gate.spec) if rule.name == stored.rule), None)
+    if rule is None:
+        raise StoreError(f"{path}: gate {stored.gate} has no rule {stored.rule} that compares times any more")
+    return msgspec.structs.replace(
+        stored, margin=rule.margin, cell_margin=_cell_margin(rule), session_cv=rule.session_cv,
+        repeats=gate.spec.repeats.count, extend_to=gate.spec.repeats.extend_to,
+    )  # fmt: skip
 
 
 def _table(

@@ -106,11 +106,17 @@ def _noise_notes(evidence: Evidence) -> list[str]:
     notes = []
     for rule in comparing_rules(evidence.spec):
         comparison = Comparison.of(rule, evidence, evidence.baseline)
-        noise = comparison.noise
-        source = "session_cv in the gate file" if noise is None else f"calibrated over {noise.sessions} sessions"
         over = "pairs of repeats" if comparison.paired else "repeats"
         notes.append(
             f"rule {rule.name}: intervals are {percent(comparison.levels.confidence)} over {over} and allow for "
-            f"{percent(comparison.session_cv, 1)} that one build differs from session to session ({source})"
+            f"{percent(comparison.session_cv, 1)} that one build differs from session to session ({_source(comparison)})"
         )
     return notes
+
+
+def _source(comparison: Comparison) -> str:
+    """Where a comparison has its session noise from."""
+    if comparison.paired and comparison.rule.interleaved_cv is not None:
+        return "interleaved_cv in the gate file"
+    noise = comparison.noise
+    return "session_cv in the gate file" if noise is None else f"calibrated over {noise.sessions} sessions"

@@ -71,7 +71,7 @@ def test_shipped_gate_has_the_promised_profiles() -> None:
         (gate.spec.rules[0].margin, gate.spec.rules[0].per_cell_margin)  # type: ignore[union-attr]
         for gate in (full, short, smoke)
     ]
-    assert margins == [(0.05, 0.1), (0.05, 0.1), (0.1, 0.2)]
+    assert margins == [(0.05, 0.1), (0.05, 0.1), (0.15, 0.25)]
 
 
 def test_gates_are_listed_with_purpose_and_profiles() -> None:

@@ -25,6 +25,9 @@ FINGERPRINT = Fingerprint(
     local=True,
 )
 
+STATED = ("rules.ttft.margin=0.10", "rules.ttft.per_cell_margin=0.20", "rules.ttft.session_cv=0.015")
+"""The rule that tests of single verdicts count on, whatever the shipped profile says."""
+
 Ttft = Callable[[str, int, int], float]
 
 
@@ -38,8 +41,8 @@ class World:
     """Builds gates, runs and baselines; every argument changes one thing of a healthy run."""
 
     def gate(self, *overrides: str, profile: str = "smoke", repeats: int | None = 3) -> EffectiveGate:
-        """The gate file's profile; ``repeats`` None: as many as it has."""
-        count = () if repeats is None else (f"repeats.count={repeats}",)
+        """The gate file's profile with a ``STATED`` rule; ``repeats`` None: its repeats and rule as shipped."""
+        count = () if repeats is None else (f"repeats.count={repeats}", *STATED)
         return load_gate("long-context", profile=profile, overrides=(*count, *overrides), directory=GATES)
 
     def run(

@@ -126,3 +126,14 @@ def test_runs_that_were_interleaved_are_compared_in_pairs(world: Any, together: 
     verdict = decide(gate, head, baseline)
     assert verdict.verdict is (Verdict.FAIL if together else Verdict.INCONCLUSIVE)
     assert any("pairs of repeats" in note for note in verdict.notes) is together
+
+
+def test_session_noise_of_runs_in_turns_is_the_gates_own_figure(world: Any) -> None:
+    gate = world.gate("rules.ttft.session_cv=0.1", "rules.ttft.interleaved_cv=0.01", repeats=4)
+    head = noisy(world, gate, 1.25)
+    in_turns = world.baseline(noisy(world, gate), interleaved_with=head.manifest.run_id)
+    assert any("allow for 1.0 %" in note and "interleaved_cv" in note for note in decide(gate, head, in_turns).notes)
+    assert decide(gate, head, in_turns).verdict is Verdict.FAIL
+    alone = world.baseline(noisy(world, gate))
+    assert any("allow for 10.0 %" in note and "session_cv" in note for note in decide(gate, head, alone).notes)
+    assert decide(gate, head, alone).verdict is Verdict.INCONCLUSIVE

@@ -46,10 +46,23 @@ def test_unchanged_build_passes_and_is_never_blamed(world: Any) -> None:
     assert verdicts[Verdict.PASS] >= 0.95 * PROMOTIONS
 
 
-def test_unchanged_build_mostly_passes_when_sessions_differ_as_assumed(world: Any) -> None:
+def test_unchanged_build_mostly_passes_on_a_steadier_machine_than_assumed(world: Any) -> None:
     verdicts = simulate(world, change=0.0, session_cv=0.015, seed=2)
     assert verdicts[Verdict.FAIL] <= 0.01 * PROMOTIONS
-    assert verdicts[Verdict.PASS] >= 0.9 * PROMOTIONS
+    assert verdicts[Verdict.PASS] >= 0.8 * PROMOTIONS
+
+
+def test_unchanged_build_is_not_blamed_on_a_machine_that_drifts_as_ours_did(world: Any) -> None:
+    """4.3 % between sessions (results/trust). The true rate stays under 1 %; 8 of 300 is its 99.5 % limit."""
+    verdicts = simulate(world, change=0.0, session_cv=0.043, seed=7)
+    assert verdicts[Verdict.FAIL] <= 8
+    assert verdicts[Verdict.PASS] >= 0.6 * PROMOTIONS
+
+
+def test_twenty_percent_never_pass_on_such_a_machine(world: Any) -> None:
+    verdicts = simulate(world, change=0.2, session_cv=0.043, seed=8)
+    assert verdicts[Verdict.PASS] <= 0.05 * PROMOTIONS
+    assert verdicts[Verdict.FAIL] >= 0.6 * PROMOTIONS
 
 
 def test_true_slowdown_of_twenty_percent_fails(world: Any) -> None:

@@ -43,13 +43,14 @@ class Comparison:
         """The comparison of a run with its baseline."""
         from ds4bench.stats.decision import levels
 
+        paired = baseline.interleaved_with == evidence.run.manifest.run_id
         return cls(
             rule=rule,
             baseline=baseline,
             noise=baseline.noise.get(rule.name),
-            session_cv=session_cv(rule, baseline),
+            session_cv=session_cv(rule, baseline, paired=paired),
             levels=levels(evidence.spec.repeats.looks),
-            paired=baseline.interleaved_with == evidence.run.manifest.run_id,
+            paired=paired,
         )
 
     def estimate(self, ours: Table, theirs: Table) -> Estimate:
@@ -137,8 +138,13 @@ class Comparison:
         return refusal(self.rule.margin, calibrated, calibrated_noise(self.noise))
 
 
-def session_cv(rule: ComparingRule, baseline: Baseline) -> float:
-    """The measured session noise where the baseline has one for this rule, else the assumed one of the gate file."""
+def session_cv(rule: ComparingRule, baseline: Baseline, *, paired: bool = False) -> float:
+    """The measured session noise where the baseline has one for this rule, else the assumed one of the gate file.
+
+    ``paired``: baseline and candidate were measured in turns, which has a figure of its own.
+    """
+    if paired and rule.interleaved_cv is not None:
+        return rule.interleaved_cv
     noise = baseline.noise.get(rule.name)
     return rule.session_cv if noise is None else noise.session_cv_upper
 

@@ -6,10 +6,11 @@ the engine: that hook (or the plugin) steps back with one line, unless DS4_KERNE
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +35,27 @@ def put_in_place(
     """
     setattr(owner, name, replacement)
     return importing.sweep(original, replacement, engine) if hook.everywhere else []
+
+
+def arm(engine: str, table: Callable[[], Table], put: Put = put_in_place) -> None:
+    """What an entry point does: install the hooks of ``table()``, and never raise into the engine, but with
+    DS4_KERNELS_STRICT=1."""
+    try:
+        install(engine, table(), put=put)
+    except Exception as error:
+        if os.environ.get(env.STRICT) == "1":
+            raise
+        say(engine, f"nothing is replaced: {type(error).__name__}: {error}")
+
+
+def collect(package: str, modules: Sequence[str], versions: Sequence[str]) -> Table:
+    """The hooks of the adapter modules of ``package``, by engine version."""
+    found: dict[str, list[Hook]] = {version: [] for version in versions}
+    for name in modules:
+        hooks: Table = importlib.import_module(f"{package}.{name}").HOOKS
+        for version, rows in hooks.items():
+            found[version] += rows
+    return found
 
 
 def install(engine: str, table: Table, version: str | None = None, put: Put = put_in_place) -> Report:

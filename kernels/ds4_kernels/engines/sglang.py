@@ -12,9 +12,8 @@ import os
 from collections.abc import MutableMapping
 from typing import Any
 
-from ds4_kernels import env
 from ds4_kernels.engines.hook import Function, Hook, Table
-from ds4_kernels.engines.hooks import install
+from ds4_kernels.engines.hooks import arm, collect
 from ds4_kernels.engines.report import say
 
 ENGINE = "sglang"
@@ -33,23 +32,17 @@ _SEED_VARIABLES: dict[tuple[str, bool], dict[str, str]] = {
 
 def register() -> None:
     """Arm the hooks. Raises only with DS4_KERNELS_STRICT=1 (SGLang logs it and goes on)."""
-    try:
-        map_seed_variables(os.environ)
-        install(ENGINE, table(), put=put_in_registry)
-    except Exception as error:
-        if os.environ.get(env.STRICT) == "1":
-            raise
-        say(ENGINE, f"nothing is replaced: {type(error).__name__}: {error}")
+    arm(ENGINE, _table_with_seed_variables, put=put_in_registry)
 
 
 def table() -> Table:
     """Hooks by SGLang version, from every module of ``sglang_ops``."""
-    found: dict[str, list[Hook]] = {version: [] for version in VERSIONS}
-    for name in MODULES:
-        hooks: Table = importlib.import_module(f"ds4_kernels.engines.sglang_ops.{name}").HOOKS
-        for version, rows in hooks.items():
-            found[version] += rows
-    return found
+    return collect("ds4_kernels.engines.sglang_ops", MODULES, VERSIONS)
+
+
+def _table_with_seed_variables() -> Table:
+    map_seed_variables(os.environ)
+    return table()
 
 
 def put_in_registry(
