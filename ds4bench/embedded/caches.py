@@ -6,6 +6,8 @@ that the next token needs: keys, compressed entries, and the compressor's last t
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from ds4_kernels import layouts
 from ds4_kernels.reference import compressor
@@ -14,8 +16,11 @@ from torch import Tensor
 from ds4bench.embedded.config import C4A, EngineConfig, ModelConfig
 
 
-class KeyCache:
-    """Attention keys ``[slots, 512]`` in ``fp8_ds_mla`` slots, or as plain floats when quantisation is off."""
+class _SlotCache:
+    """Rows of ``WIDTH`` in slots of ``LAYOUT``, packed by ``_pack``, or as plain floats when quantisation is off."""
+
+    LAYOUT: ClassVar[layouts.PlanarLayout]
+    WIDTH: ClassVar[int]
 
     def __init__(
         self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype, device: str
@@ -24,54 +29,47 @@ class KeyCache:
         self._dtype = dtype
         self._quantize = quantize
         if quantize:
-            self.data = layouts.FP8_DS_MLA.allocate(num_blocks, slots_per_block, device)
+            self.data = self.LAYOUT.allocate(num_blocks, slots_per_block, device)
         else:
-            self.data = torch.zeros(num_blocks * slots_per_block, layouts.HEAD_DIM, dtype=dtype, device=device)
+            self.data = torch.zeros(num_blocks * slots_per_block, self.WIDTH, dtype=dtype, device=device)
 
     def write(self, slots: Tensor, keys: Tensor) -> None:
-        """Store keys ``[N, 512]`` at slots ``[N]``."""
+        """Store keys ``[N, WIDTH]`` at slots ``[N]``."""
         if self._quantize:
-            layouts.FP8_DS_MLA.write(self.data, self.slots_per_block, slots, *layouts.pack_fp8_ds_mla(keys))
+            self.LAYOUT.write(self.data, self.slots_per_block, slots, *self._pack(keys))
         else:
             self.data.index_copy_(0, slots, keys)
+
+    @staticmethod
+    def _pack(keys: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class KeyCache(_SlotCache):
+    """Attention keys ``[slots, 512]`` in ``fp8_ds_mla`` slots, or as plain floats when quantisation is off."""
+
+    LAYOUT, WIDTH = layouts.FP8_DS_MLA, layouts.HEAD_DIM
+    _pack = staticmethod(layouts.pack_fp8_ds_mla)
 
     def read(self, slots: Tensor) -> Tensor:
         """Keys ``[N, 512]`` at slots ``[N]``."""
         if not self._quantize:
             return self.data.index_select(0, slots)
-        data, scales = layouts.FP8_DS_MLA.read(self.data, self.slots_per_block, slots)
-        return layouts.unpack_fp8_ds_mla(data, scales, self._dtype)
+        return layouts.unpack_fp8_ds_mla(*self.LAYOUT.read(self.data, self.slots_per_block, slots), self._dtype)
 
 
-class IndexCache:
+class IndexCache(_SlotCache):
     """Indexer keys ``[slots, 128]`` in ``indexer_fp8`` slots, or as plain floats when quantisation is off."""
 
-    def __init__(
-        self, num_blocks: int, slots_per_block: int, *, quantize: bool, dtype: torch.dtype, device: str
-    ) -> None:
-        self.slots_per_block = slots_per_block
-        self._dtype = dtype
-        self._quantize = quantize
-        if quantize:
-            self.data = layouts.INDEXER_FP8.allocate(num_blocks, slots_per_block, device)
-        else:
-            self.data = torch.zeros(num_blocks * slots_per_block, layouts.INDEX_DIM, dtype=dtype, device=device)
-
-    def write(self, slots: Tensor, keys: Tensor) -> None:
-        """Store keys ``[N, 128]`` at slots ``[N]``."""
-        if self._quantize:
-            layouts.INDEXER_FP8.write(self.data, self.slots_per_block, slots, *layouts.pack_indexer_fp8(keys))
-        else:
-            self.data.index_copy_(0, slots, keys)
+    LAYOUT, WIDTH = layouts.INDEXER_FP8, layouts.INDEX_DIM
+    _pack = staticmethod(layouts.pack_indexer_fp8)
 
     def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """(values ``[N, 128]``, scales ``[N]``) at slots ``[N]``: the operands of the MQA logits."""
         if not self._quantize:
             keys = self.data.index_select(0, slots)
             return keys, torch.ones(keys.shape[0], dtype=keys.dtype)
-        return layouts.unpack_indexer_fp8(
-            *layouts.INDEXER_FP8.read(self.data, self.slots_per_block, slots), self._dtype
-        )
+        return layouts.unpack_indexer_fp8(*self.LAYOUT.read(self.data, self.slots_per_block, slots), self._dtype)
 
 
 class StateRing:

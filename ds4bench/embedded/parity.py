@@ -33,6 +33,7 @@ from ds4bench.embedded import stored
 from ds4bench.embedded.batch import StepInput
 from ds4bench.embedded.block_manager import BlockManager
 from ds4bench.embedded.config import EngineConfig, ModelConfig
+from ds4bench.embedded.random_checkpoint import EMBEDDING, nudged
 from ds4bench.embedded.runner import ModelRunner
 from ds4bench.embedded.scheduler import Scheduled, Scheduler
 from ds4bench.embedded.sequence import SamplingParams
@@ -180,15 +181,6 @@ def differences(prompts: list[list[int]], comparisons: list[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def nudged(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """The same weights with every element of the embedding one BF16 step up or down."""
-    generator = torch.Generator().manual_seed(seed)
-    bits = checkpoint["embed.weight"].to(torch.bfloat16).view(torch.int16)
-    step = torch.randint(2, bits.shape, generator=generator, dtype=torch.int16) * 2 - 1
-    moved = torch.where(bits & 0x7FFF == 0, bits, bits + step).view(torch.bfloat16)
-    return {**checkpoint, "embed.weight": moved.to(checkpoint["embed.weight"].dtype)}
-
-
 def _run(options: argparse.Namespace) -> int:
     model = ModelConfig() if options.weights is None else stored.read_config(options.weights)
     config = EngineConfig(
@@ -221,7 +213,9 @@ def _run(options: argparse.Namespace) -> int:
     comparisons = [compare(one, two) for one, two in zip(reference, triton, strict=True)]
     if options.control:
         _say("control: DS4_KERNELS=reference on embeddings moved by one BF16 step")
-        control = answers("reference", nudged(checkpoint, options.seed), reference)
+        control = answers(
+            "reference", {**checkpoint, EMBEDDING: nudged(checkpoint[EMBEDDING], options.seed)}, reference
+        )
         _say(f"control: {summary([compare(one, two) for one, two in zip(reference, control, strict=True)])}")
     _say(f"triton: {summary(comparisons)}")
     if all(item.first is None for item in comparisons):

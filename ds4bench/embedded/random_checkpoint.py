@@ -6,15 +6,22 @@ Names, dtypes and shapes are those of the released DeepSeek-V4 checkpoints (kern
 engines, or one with two sets of kernels, then compute the same function of real size: what an engine's own dummy weights
 do not give, which are mostly zero. The tensors are those of ``serve embedded --dims flash`` with the same seed on the same
 kind of device, its norms rounded to BF16.
+
+Random weights of full gain are chaotic: what one rounding changes grows from layer to layer, so that two sound sets of
+kernels part within a few tokens. ``--block-gain 0.0625`` scales what every attention and feed-forward block adds to the
+residual stream (exactly: powers of two in the scales of ``wo_b`` and ``w2``). Rounding then stays small, as it does with
+trained weights, and an op that is wrong still shows; take that for comparisons of answers. How much of a difference
+is rounding, a control shows: ``--nudge 1`` makes the same model with its embeddings moved by one BF16 step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +39,11 @@ from ds4bench.embedded.weights import Initialiser, is_quantised_linear, scale_na
 
 MIB = 2**20
 INDEX = "model.safetensors.index.json"
+EMBEDDING = "embed.weight"
+
 _EXPERTS = ".experts."
+_LAST_SCALES = ("attn.wo_b.scale", ".w2.scale")
+"""Of the linears whose outputs are added to the residual stream."""
 
 FEW_LAYERS = 6
 FEW_EXPERTS = 32
@@ -49,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = shape(options.dims, tokenizer.vocab_size, options.layers, options.experts)
         if options.max_shard_mb < 1:
             raise ValueError(f"--max-shard-mb must be at least 1, not {options.max_shard_mb}")
-        size = write(config, options.seed, options.device, options.out, options.max_shard_mb * MIB)
+        made = tensors(config, options.seed, options.device)
+        made = changed(made, halvings_of(options.block_gain), options.nudge)
+        size = write(config, made, options.out, options.max_shard_mb * MIB)
     except (ValueError, OSError, SafetensorError) as error:
         print(f"no checkpoint made: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -77,7 +90,15 @@ def shape(dims: str, vocab_size: int, layers: int | None, experts: int | None) -
     return replace(config, num_experts=experts, name=f"{config.name}-{experts}e")
 
 
-def write(config: ModelConfig, seed: int, device: str, folder: Path, most_bytes: int) -> int:
+def halvings_of(gain: float) -> int:
+    """How often 1 is halved to give ``gain``. Raises ValueError unless it is 1, 1/2, 1/4, ... 1/256."""
+    mantissa, exponent = math.frexp(gain)
+    if mantissa != 0.5 or not -7 <= exponent <= 1:
+        raise ValueError(f"--block-gain must be 1 or a power of two down to {2**-8}, not {gain}")
+    return 1 - exponent
+
+
+def write(config: ModelConfig, made: Iterable[tuple[str, Tensor]], folder: Path, most_bytes: int) -> int:
     """Tensors in shards of at most ``most_bytes``, their index, configuration and tokenizer; the tensors' bytes.
 
     Raises ValueError for a folder that is not empty, OSError for one that cannot be written.
@@ -89,7 +110,7 @@ def write(config: ModelConfig, seed: int, device: str, folder: Path, most_bytes:
     released.write_config(config, folder, tokenizer, random=True)
     released.write_tokenizer(folder, config.max_position)
     shards = Shards(folder, most_bytes)
-    for name, tensor in tensors(config, seed, device):
+    for name, tensor in made:
         shards.add(name, tensor)
     return shards.close()
 
@@ -112,6 +133,25 @@ def tensors(config: ModelConfig, seed: int, device: torch.device | str) -> Itera
             yield name, weights.tensor(name, torch.int32)
         else:
             yield name, weights.tensor(name, released.float_dtype(name))
+
+
+def changed(made: Iterable[tuple[str, Tensor]], halvings: int, nudge: int | None) -> Iterator[tuple[str, Tensor]]:
+    """The tensors with blocks of gain ``2 ** -halvings``, and with embeddings nudged by a seed."""
+    for name, tensor in made:
+        if name.endswith(_LAST_SCALES):
+            yield name, (tensor.view(torch.uint8) - halvings).view(tensor.dtype)
+        elif name == EMBEDDING and nudge is not None:
+            yield name, nudged(tensor, nudge)
+        else:
+            yield name, tensor
+
+
+def nudged(values: Tensor, seed: int) -> Tensor:
+    """Every element one BF16 step up or down at random, zeros apart. Same shape, dtype and device."""
+    bits = values.to(torch.bfloat16).view(torch.int16)
+    step = torch.randint(2, bits.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.int16) * 2 - 1
+    moved = torch.where(bits & 0x7FFF == 0, bits, bits + step.to(bits.device))
+    return moved.view(torch.bfloat16).to(values.dtype)
 
 
 def _experts(weights: RandomWeights, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -185,6 +225,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"routed experts of a layer (default: {FEW_EXPERTS}, the tiny model's 8)",
     )
+    parser.add_argument(
+        "--block-gain", type=float, default=1.0, metavar="G", help="of every block's output (default 1; see above)"
+    )
+    parser.add_argument("--nudge", type=int, metavar="SEED", help="move the embeddings by one BF16 step: a control")
     parser.add_argument("--seed", type=int, default=EngineConfig().seed)
     parser.add_argument("--device", default="cpu", help="where the weights are made: cpu (default) or cuda")
     parser.add_argument("--max-shard-mb", type=int, default=1024, metavar="MIB", help="of a file (default 1024)")

@@ -99,7 +99,7 @@ def test_flash_has_the_released_names_dtypes_and_shapes() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint")
-    random_checkpoint.write(SMALL, 7, "cpu", path, 300_000)
+    random_checkpoint.write(SMALL, random_checkpoint.tensors(SMALL, 7, "cpu"), path, 300_000)
     return path
 
 
@@ -174,6 +174,42 @@ def test_two_seeds_make_two_models() -> None:
     assert not torch.equal(next(first(1)), next(first(2)))
 
 
+def test_the_gain_of_blocks_is_in_the_scales_of_their_last_linears_and_nowhere_else() -> None:
+    plain = dict(random_checkpoint.tensors(SMALL, 7, "cpu"))
+    calm = dict(random_checkpoint.changed(plain.items(), random_checkpoint.halvings_of(1 / 16), None))
+    assert list(calm) == list(plain)
+    moved = {name for name, tensor in plain.items() if not same(tensor, calm[name])}
+    assert moved == {name for name in plain if name.endswith((".wo_b.scale", ".w2.scale"))}
+    assert len(moved) == 4 * (1 + 1 + SMALL.num_experts)
+    for name in moved:
+        assert torch.equal(plain[name].float(), 16 * calm[name].float())
+
+
+def test_rounding_stays_small_in_a_model_of_calm_blocks(tmp_path: Path) -> None:
+    def logits(halvings: int, nudge: int | None) -> torch.Tensor:
+        folder = tmp_path / f"{halvings} {nudge}"
+        made = random_checkpoint.changed(random_checkpoint.tensors(SMALL, 7, "cpu"), halvings, nudge)
+        random_checkpoint.write(SMALL, made, folder, 1 << 30)
+        runner = ModelRunner(SMALL, EngineConfig(block_size=128, num_blocks=8, num_threads=1), stored.read(folder))
+        return runner.step([StepInput([*range(10, 210)], 0, [0, 1], True)])
+
+    wild, calm = (float((logits(gain, None) - logits(gain, 1)).abs().mean()) for gain in (0, 5))
+    assert 0 < calm < 0.25 * wild
+
+
+def test_the_control_moves_every_embedding_by_one_bf16_step() -> None:
+    was = torch.tensor([[1.0, -2.5, 3e-3], [0.0, 1e2, -1.0]]).to(torch.bfloat16)
+    moved = random_checkpoint.nudged(was, 1)
+    assert moved.dtype == was.dtype
+    relative = ((moved.double() - was.double()) / was.double())[was != 0].abs()
+    assert ((relative > 2.0**-9) & (relative <= 2.0**-7)).all()
+    assert moved[1, 0] == 0
+
+
+def same(one: torch.Tensor, two: torch.Tensor) -> bool:
+    return torch.equal(one.contiguous().view(torch.uint8), two.contiguous().view(torch.uint8))
+
+
 def test_the_configuration_is_the_released_one() -> None:
     """Values of DeepSeek-V4-Flash's config.json (kernels.md 1.1) and the fields that vLLM's model code reads."""
     values = released.to_values(flash(43, 129_280), bos_id=0, eos_id=1, random=True)
@@ -223,7 +259,7 @@ def test_the_tokenizer_has_as_many_tokens_as_the_model(folder: Path, tmp_path: P
     assert again.special_id(settings["bos_token"]) == config["bos_token_id"]
     assert again.special_id(settings["eos_token"]) == config["eos_token_id"]
     with pytest.raises(ValueError, match="the model has 128 tokens, the tokenizer 2048"):
-        random_checkpoint.write(replace(SMALL, vocab_size=128), 1, "cpu", tmp_path / "new", 1 << 20)
+        random_checkpoint.write(replace(SMALL, vocab_size=128), [], tmp_path / "new", 1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +268,8 @@ def test_the_tokenizer_has_as_many_tokens_as_the_model(folder: Path, tmp_path: P
         (["--layers", "44"], "layers must be 1 to 43, not 44"),
         (["--dims", "tiny", "--layers", "3"], "--layers needs --dims flash"),
         (["--experts", "5"], "--experts must be 6 (those of a token) to 256, not 5"),
+        (["--block-gain", "0.3"], "--block-gain must be 1 or a power of two down to 0.00390625, not 0.3"),
+        (["--block-gain", "2"], "--block-gain must be 1 or a power of two down to 0.00390625, not 2.0"),
         (["--max-shard-mb", "0"], "--max-shard-mb must be at least 1, not 0"),
         (["--dims", "tiny"], "is not empty; name a new folder"),
     ],
