@@ -104,16 +104,18 @@ bench-client: $(STAMP)
 bench-engine: $(STAMP)
 	$(BIN)/python -m ds4bench.embedded.benchmark
 
-# The engine's own weights, on one CUDA GPU in about 15 minutes (give TORCH and TORCH_INDEX a CUDA build).
+# The engine's own weights, on one CUDA GPU (give TORCH and TORCH_INDEX a CUDA build). Training ends after 9.5 minutes (--minutes);
+# compilation before it and scoring after it come on top and were not measured.
 train-nano: $(STAMP)
 	$(BIN)/python -m ds4bench.embedded.training --out ds4bench/embedded/assets/ds4-nano
 
-# Simulated promotions from the stored timings of real runs: unchanged builds, power, sequential stopping. A few minutes.
+# Simulated promotions from the stored timings of real runs: unchanged builds, power, sequential stopping. A minute.
 trust: $(STAMP)
 	$(BIN)/python -m ds4bench.trust simulate
 
-# Broken serves against the gates that must notice: 38 serves, about 90 gate runs and their baselines, an hour on 2 cores with
-# nothing else on the machine; a machine of n cores does n/2 serves at a time. Stopped with Ctrl-C it goes on where it was.
+# Broken serves against the gates that must notice: 39 serves and their baselines, an hour on 2 cores with nothing
+# else on the machine (this and the times below are estimates); a machine of n cores does n/2 serves at a time. Stopped with
+# Ctrl-C it goes on where it was.
 # TRUST= (empty) runs the whole suite on every serve: 6 hours on 2 cores.
 TRUST ?= --quick
 trust-faults: $(STAMP)

@@ -50,14 +50,12 @@ class Culprit:
 class Findings:
     """What the search has proved so far.
 
-    ``whole`` is the effect of all ops. ``cleared``: ops that were on in a configuration without a difference. ``unstable``:
-    a configuration that showed the effect only as part of a larger one, which no further measurement explained.
+    ``whole`` is the effect of all ops. ``cleared``: ops that were on in a configuration without a difference.
     """
 
     whole: Effect
     culprits: list[Culprit] = field(default_factory=list)
     cleared: OpSet = frozenset()
-    unstable: OpSet = frozenset()
 
 
 Search = Generator[OpSet, Effect, Findings]
@@ -86,8 +84,7 @@ class _Searcher:
             smallest = yield from self._smallest(frozenset(), self._within(ops))
             culprit = yield from self._confirmed(smallest)
             if culprit is None:
-                found.unstable = ops
-                break
+                break  # it shows the effect only as part of a larger set, which no further measurement explains
             found.culprits.append(culprit)
             ops -= culprit.ops
             if ops:

@@ -86,6 +86,8 @@ class CompletionRequest(Common):
     prompt: str | list[int]
     max_tokens: Annotated[int, Field(ge=1)] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    return_tokens_as_token_ids: bool = False
+    """Name tokens ``token_id:N`` in ``logprobs``: several tokens may have one text."""
 
 
 class TextPart(BaseModel):

@@ -6,6 +6,7 @@ that the next token needs: keys, compressed entries, and the compressor's last t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from ds4bench.embedded.config import C4A, EngineConfig, ModelConfig
 
 
-class _SlotCache:
+class _SlotCache(ABC):
     """Rows of ``WIDTH`` in slots of ``LAYOUT``, packed by ``_pack``, or as plain floats when quantisation is off."""
 
     LAYOUT: ClassVar[layouts.PlanarLayout]
@@ -40,16 +41,15 @@ class _SlotCache:
         else:
             self.data.index_copy_(0, slots, keys)
 
-    @staticmethod
-    def _pack(keys: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _pack(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """(data, scales) of keys, as ``LAYOUT`` writes them."""
 
 
 class KeyCache(_SlotCache):
     """Attention keys ``[slots, 512]`` in ``fp8_ds_mla`` slots, or as plain floats when quantisation is off."""
 
     LAYOUT, WIDTH = layouts.FP8_DS_MLA, layouts.HEAD_DIM
-    _pack = staticmethod(layouts.pack_fp8_ds_mla)
 
     def read(self, slots: Tensor) -> Tensor:
         """Keys ``[N, 512]`` at slots ``[N]``."""
@@ -57,12 +57,14 @@ class KeyCache(_SlotCache):
             return self.data.index_select(0, slots)
         return layouts.unpack_fp8_ds_mla(*self.LAYOUT.read(self.data, self.slots_per_block, slots), self._dtype)
 
+    def _pack(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return layouts.pack_fp8_ds_mla(keys)
+
 
 class IndexCache(_SlotCache):
     """Indexer keys ``[slots, 128]`` in ``indexer_fp8`` slots, or as plain floats when quantisation is off."""
 
     LAYOUT, WIDTH = layouts.INDEXER_FP8, layouts.INDEX_DIM
-    _pack = staticmethod(layouts.pack_indexer_fp8)
 
     def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """(values ``[N, 128]``, scales ``[N]``) at slots ``[N]``: the operands of the MQA logits."""
@@ -70,6 +72,9 @@ class IndexCache(_SlotCache):
             keys = self.data.index_select(0, slots)
             return keys, torch.ones(keys.shape[0], dtype=keys.dtype)
         return layouts.unpack_indexer_fp8(*self.LAYOUT.read(self.data, self.slots_per_block, slots), self._dtype)
+
+    def _pack(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return layouts.pack_indexer_fp8(keys)
 
 
 class StateRing:

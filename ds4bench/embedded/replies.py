@@ -68,12 +68,15 @@ class _Counting:
 
 
 class CompletionReply(_Counting):
-    """``/v1/completions``."""
+    """``/v1/completions``. ``by_id``: logprobs name tokens ``token_id:N`` and not by their text."""
 
     chunk_name = "text_completion"
 
-    def __init__(self, reply_id: str, model: str, tokenizer: Tokenizer, prompt_tokens: int) -> None:
+    def __init__(
+        self, reply_id: str, model: str, tokenizer: Tokenizer, prompt_tokens: int, *, by_id: bool = False
+    ) -> None:
         super().__init__(reply_id, model, tokenizer, prompt_tokens)
+        self._by_id = by_id
         self._text = ""
         self._pieces: list[TokenText] = []
 
@@ -94,6 +97,9 @@ class CompletionReply(_Counting):
         """The unstreamed reply."""
         choice = self._choice(self._text, self._logprobs(self._pieces, 0))
         return {**self.envelope(), "choices": [choice], "usage": self.usage()}
+
+    def _token(self, token_id: int) -> str:
+        return f"token_id:{token_id}" if self._by_id else super()._token(token_id)
 
     def _choice(self, text: str, logprobs: Json | None) -> Json:
         return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": self.finish_reason}

@@ -160,7 +160,10 @@ class _Server:
             self._check_token_ids(body.prompt)
             prompt_ids = body.prompt
         params = body.sampling(body.max_tokens, body.logprobs)
-        reply = CompletionReply(f"cmpl-{uuid.uuid4().hex}", self.info.model, self.engine.tokenizer, len(prompt_ids))
+        reply = CompletionReply(
+            f"cmpl-{uuid.uuid4().hex}", self.info.model, self.engine.tokenizer, len(prompt_ids),
+            by_id=body.return_tokens_as_token_ids,
+        )  # fmt: skip
         return await self._answer(request, body, prompt_ids, params, reply)
 
     async def chat(self, request: Request) -> Response:

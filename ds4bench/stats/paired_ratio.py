@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ds4bench.core import Estimate
-from ds4bench.stats.ratio import CONFIDENCE, session_half_width
+from ds4bench.stats.ratio import CONFIDENCE, log_levels, session_half_width
 
 LEAST_PAIRS = 3
 """Two pairs have one degree of freedom: their interval at one-sided 1 % is 32 standard errors wide."""
@@ -35,7 +35,7 @@ def paired_ratio(
     """
     from scipy.special import stdtrit
 
-    ours, theirs = _block_logs(candidate, "candidate"), _block_logs(baseline, "baseline")
+    ours, theirs = log_levels(candidate, "candidate", "blocks"), log_levels(baseline, "baseline", "blocks")
     if np.shape(candidate) != np.shape(baseline):
         raise ValueError(
             f"candidate and baseline are not paired: {np.shape(candidate)} and {np.shape(baseline)} values"
@@ -58,12 +58,3 @@ def paired_ratio(
         baseline_repeats=blocks,
         paired=True,
     )
-
-
-def _block_logs(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name} must be an array [blocks, strata] that is not empty")
-    if not (np.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(f"{name} has values that are not positive and finite")
-    return np.asarray(np.log(array).mean(axis=1))

@@ -55,7 +55,7 @@ def ratio_estimate(
     Raises ValueError for values that are not positive and finite, for different strata, and for fewer than
     ``LEAST_REPEATS`` repeats.
     """
-    ours, theirs = _run_level(candidate, "candidate"), _run_level(baseline, "baseline")
+    ours, theirs = log_levels(candidate, "candidate"), log_levels(baseline, "baseline")
     if np.shape(candidate)[1] != np.shape(baseline)[1]:
         raise ValueError("candidate and baseline have different strata")
     total = len(ours) + len(theirs)
@@ -84,10 +84,11 @@ def session_half_width(session_cv: float, confidence: float = CONFIDENCE) -> flo
     return float(ndtri(0.5 + confidence / 2) * math.sqrt(2) * session_cv)
 
 
-def _run_level(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def log_levels(values: ArrayLike, name: str, rows: str = "repeats") -> NDArray[np.float64]:
+    """Mean logs over the strata of an array ``[rows, strata]``; raises ValueError that calls it ``name``."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name} must be an array [repeats, strata] that is not empty")
+        raise ValueError(f"{name} must be an array [{rows}, strata] that is not empty")
     if not (np.isfinite(array).all() and (array > 0).all()):
         raise ValueError(f"{name} has values that are not positive and finite")
     return np.asarray(np.log(array).mean(axis=1))

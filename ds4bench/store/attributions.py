@@ -11,6 +11,7 @@ import msgspec
 from ds4bench.core import Estimate
 from ds4bench.errors import StoreError
 from ds4bench.paths import state_dir
+from ds4bench.store import documents
 
 SCHEMA = 1
 FILE = "attribution.json"
@@ -88,24 +89,13 @@ def new_id(gate: str) -> str:
 
 def save(run: AttributionRun) -> None:
     """Write the state whole or not at all."""
-    path = folder_of(run.run_id) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
-    partial.replace(path)
+    documents.write(folder_of(run.run_id) / FILE, run)
 
 
 def load(run_id: str) -> AttributionRun:
     """Read it back. Raises StoreError for an unknown or damaged one."""
-    path = folder_of(run_id) / FILE
     try:
-        run = msgspec.json.decode(path.read_bytes(), type=AttributionRun)
+        return documents.read(folder_of(run_id) / FILE, AttributionRun, SCHEMA)
     except FileNotFoundError:
         root = attributions_dir()
-        known = sorted((p.name for p in root.glob("*")), reverse=True)[:3] if root.is_dir() else []
-        raise StoreError(f"no attribution {run_id!r} in {root}; the newest: {', '.join(known) or 'none'}") from None
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"{path}: damaged or of another version: {error}") from error
-    if run.schema != SCHEMA:
-        raise StoreError(f"{path} has schema {run.schema}, this ds4bench reads {SCHEMA}")
-    return run
+        raise StoreError(f"no attribution {run_id!r} in {root}; the newest: {documents.newest(root)}") from None

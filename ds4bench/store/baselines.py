@@ -20,6 +20,7 @@ from ds4bench.errors import StoreError
 from ds4bench.measures import measured_rows, measured_scripts
 from ds4bench.paths import baselines_dir, here_dir
 from ds4bench.spec.workloads import WORKLOADS
+from ds4bench.store import documents
 from ds4bench.store.runs import utc_now
 
 SCHEMA = 1
@@ -124,26 +125,25 @@ def lookup_here(gate: str, profile: str, measurement_hash: str, fingerprint: Fin
 
 
 def _here_path(gate: str, profile: str, measurement_hash: str, fingerprint: Fingerprint) -> Path:
+    digest = hashlib.sha256(json.dumps(_measured(fingerprint), sort_keys=True).encode()).hexdigest()[:8]
+    return here_dir() / f"{gate}-{profile}-{measurement_hash[:8]}-{digest}.json"
+
+
+def _identity(baseline: Baseline) -> tuple[object, ...]:
+    """What noise was measured of: not the build, which may change, but what is sent, to which model, on which machine."""
+    return (baseline.measurement_hash, *_measured(baseline.fingerprint))
+
+
+def _measured(fingerprint: Fingerprint) -> tuple[object, ...]:
     """What makes a measurement another one, but not what is being tested: version and flags may differ."""
-    identity = [
+    return (
         fingerprint.engine,
         fingerprint.model,
         fingerprint.model_revision,
         fingerprint.prefix_caching,
         fingerprint.speculative,
         fingerprint.hardware,
-    ]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return here_dir() / f"{gate}-{profile}-{measurement_hash[:8]}-{digest}.json"
-
-
-def _identity(baseline: Baseline) -> tuple[object, ...]:
-    """What noise was measured of: not the build, which may change, but what is sent, to which model, on which machine."""
-    fingerprint = baseline.fingerprint
-    return (
-        baseline.measurement_hash, fingerprint.engine, fingerprint.model, fingerprint.model_revision,
-        fingerprint.prefix_caching, fingerprint.speculative, fingerprint.hardware,
-    )  # fmt: skip
+    )
 
 
 def _with_known_noise(baseline: Baseline, path: Path) -> Baseline:
@@ -210,7 +210,7 @@ def _write(path: Path, baseline: Baseline) -> None:
         body = ",\n    ".join(_row_line(row) for row in rows)
         text += f',\n  "{name}": [\n    {body}\n  ]' if rows else f',\n  "{name}": []'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n}\n")
+    documents.write_whole(path, f"{text}\n}}\n".encode())
 
 
 def _row_line(row: dict[str, Any]) -> str:
@@ -227,11 +227,6 @@ def _rounded(value: object) -> object:
 
 def _read(path: Path) -> Baseline:
     try:
-        baseline = msgspec.json.decode(path.read_bytes(), type=Baseline)
+        return documents.read(path, Baseline, SCHEMA)
     except FileNotFoundError:
         raise StoreError(f"no baseline file {path}") from None
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"{path}: damaged or of another version: {error}") from error
-    if baseline.schema != SCHEMA:
-        raise StoreError(f"{path} has schema {baseline.schema}, this ds4bench reads {SCHEMA}")
-    return baseline

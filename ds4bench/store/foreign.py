@@ -15,6 +15,7 @@ from typing import Any
 
 from ds4bench.errors import StoreError, reason_of
 from ds4bench.paths import imports_dir
+from ds4bench.store import documents
 from ds4bench.store.published import Published
 
 Row = dict[str, Any]
@@ -58,7 +59,7 @@ def save_foreign(published: Published) -> Path:
         "engine": published.engine,
         "tables": published.tables,
     }
-    path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    documents.write_whole(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
     return path
 
 

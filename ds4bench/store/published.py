@@ -20,11 +20,6 @@ class Published:
     engine: str
     tables: dict[str, list[dict[str, Any]]]
 
-    @property
-    def long_context(self) -> list[dict[str, Any]]:
-        """Rows of the long-context table."""
-        return self.tables.get("long-context", [])
-
 
 def load_published(source: str) -> Published:
     """Read an import of this user or ``results/published/SOURCE.yaml``.

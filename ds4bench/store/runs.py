@@ -8,7 +8,6 @@ end of a file that a kill cut off, not there: readers drop such an end and ``reo
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import secrets as random_source
@@ -24,6 +23,7 @@ from ds4bench import env
 from ds4bench.core import BatchRow, Fingerprint, GateVerdict, RequestRow, RunData, RunManifest, ScriptRow
 from ds4bench.errors import StoreError
 from ds4bench.paths import runs_dir
+from ds4bench.store import documents
 
 SCHEMA = 1
 MANIFEST = "run.json"
@@ -121,11 +121,11 @@ class RunWriter:
 
     def record_death(self, reason: str) -> None:
         """Note that and how the serve was lost."""
-        _replace(self.path / DIED, self._scrub(reason.encode()) + b"\n")
+        documents.write_whole(self.path / DIED, self._scrub(reason.encode()) + b"\n")
 
     def record_stop(self, reason: str) -> None:
         """Note why the run ends before its plan: the gate is decided."""
-        _replace(self.path / STOPPED, self._scrub(reason.encode()) + b"\n")
+        documents.write_whole(self.path / STOPPED, self._scrub(reason.encode()) + b"\n")
 
     def close(self) -> None:
         """Release files and lock."""
@@ -147,8 +147,7 @@ class RunWriter:
             raise StoreError(f"{self.path}: the disk took {written} of {len(line)} bytes of a line; is it full?")
 
     def _write_manifest(self) -> None:
-        text = msgspec.json.format(msgspec.json.encode(self.manifest), indent=2)
-        _replace(self.path / MANIFEST, self._scrub(text) + b"\n")
+        documents.write_whole(self.path / MANIFEST, self._scrub(documents.encode(self.manifest)))
 
     def _scrub(self, data: bytes) -> bytes:
         for value in self._secrets:
@@ -165,7 +164,7 @@ def load_run(run_id_or_path: str) -> RunData:
         manifest=manifest,
         requests=list(_lines(folder / REQUESTS, RequestRow)),
         batches=list(_lines(folder / BATCHES, BatchRow)),
-        verdict=_decode(verdict.read_bytes(), GateVerdict, verdict) if verdict.exists() else None,
+        verdict=documents.decode(verdict.read_bytes(), GateVerdict, verdict) if verdict.exists() else None,
         died=died.read_text().strip() if died.exists() else None,
         scripts=list(_lines(folder / SCRIPTS, ScriptRow)),
         stopped=stopped.read_text().strip() if stopped.exists() else None,
@@ -174,8 +173,7 @@ def load_run(run_id_or_path: str) -> RunData:
 
 def write_verdict(run_id: str, verdict: GateVerdict) -> None:
     """Keep a run's verdict."""
-    text = msgspec.json.format(msgspec.json.encode(verdict), indent=2)
-    _replace(run_folder(run_id) / VERDICT, text + b"\n")
+    documents.write_whole(run_folder(run_id) / VERDICT, documents.encode(verdict))
 
 
 def list_runs() -> list[RunSummary]:
@@ -189,7 +187,7 @@ def _summary(folder: Path) -> RunSummary:
     try:
         manifest = _manifest(folder)
         file = folder / VERDICT
-        verdict = _decode(file.read_bytes(), GateVerdict, file) if file.exists() else None
+        verdict = documents.decode(file.read_bytes(), GateVerdict, file) if file.exists() else None
     except StoreError as error:
         return RunSummary(folder.name, folder, damaged=str(error))
     return RunSummary(
@@ -205,14 +203,10 @@ def _summary(folder: Path) -> RunSummary:
 
 
 def _manifest(folder: Path) -> RunManifest:
-    path = folder / MANIFEST
     try:
-        manifest = _decode(path.read_bytes(), RunManifest, path)
+        return documents.read(folder / MANIFEST, RunManifest, SCHEMA)
     except FileNotFoundError:
         raise StoreError(f"no run in {folder} (it has no {MANIFEST}); `ds4bench runs list` shows the runs") from None
-    if manifest.schema != SCHEMA:
-        raise StoreError(f"{path} has schema {manifest.schema}, this ds4bench reads {SCHEMA}")
-    return manifest
 
 
 def _lines(path: Path, kind: type[_T]) -> Iterator[_T]:
@@ -220,14 +214,7 @@ def _lines(path: Path, kind: type[_T]) -> Iterator[_T]:
         return
     data = path.read_bytes()
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
-        yield _decode(line, kind, f"{path}:{number}")
-
-
-def _decode(data: bytes, kind: type[_T], where: Path | str) -> _T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"{where}: damaged or of another version: {error}") from error
+        yield documents.decode(line, kind, f"{path}:{number}")
 
 
 def _cut_torn_end(path: Path) -> None:
@@ -249,12 +236,3 @@ def _locked(folder: Path) -> int:
         os.close(descriptor)
         raise StoreError(f"another process writes to {folder}; wait for it or stop it") from None
     return descriptor
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
-    partial.write_bytes(data)
-    partial.replace(path)

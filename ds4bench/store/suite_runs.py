@@ -10,8 +10,10 @@ import msgspec
 
 from ds4bench.errors import StoreError
 from ds4bench.paths import state_dir
+from ds4bench.store import documents
 
 SCHEMA = 1
+FILE = "suite.json"
 
 
 class SuiteGate(msgspec.Struct, kw_only=True):
@@ -59,25 +61,13 @@ def folder_of(run_id: str) -> Path:
 
 def save(run: SuiteRun) -> None:
     """Write the state whole or not at all."""
-    path = folder_of(run.run_id) / "suite.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
-    partial.replace(path)
+    documents.write(folder_of(run.run_id) / FILE, run)
 
 
 def load(run_id: str) -> SuiteRun:
     """Read it back. Raises StoreError for an unknown or damaged one."""
-    path = folder_of(run_id) / "suite.json"
     try:
-        run = msgspec.json.decode(path.read_bytes(), type=SuiteRun)
+        return documents.read(folder_of(run_id) / FILE, SuiteRun, SCHEMA)
     except FileNotFoundError:
-        known = sorted((p.name for p in suites_dir().glob("*")), reverse=True)[:3] if suites_dir().is_dir() else []
-        raise StoreError(
-            f"no suite run {run_id!r} in {suites_dir()}; the newest: {', '.join(known) or 'none'}"
-        ) from None
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"{path}: damaged or of another version: {error}") from error
-    if run.schema != SCHEMA:
-        raise StoreError(f"{path} has schema {run.schema}, this ds4bench reads {SCHEMA}")
-    return run
+        root = suites_dir()
+        raise StoreError(f"no suite run {run_id!r} in {root}; the newest: {documents.newest(root)}") from None

@@ -46,6 +46,7 @@ class Dialect:
     ``reset_prefix_cache`` is the path that a POST to empties the cache (vLLM has it with ``VLLM_SERVER_DEV_MODE=1`` only);
     nothing here posts to it by itself, because it would empty the cache of others too. ``thinking`` is how
     reasoning is switched: by ``chat_template_kwargs``, by a body field ``thinking: {type: enabled|disabled}``, or not at all.
+    ``token_ids``: with ``return_tokens_as_token_ids`` logprobs name tokens by id; by their text several tokens may be one.
     """
 
     engine: str
@@ -62,6 +63,7 @@ class Dialect:
     completions: bool = True
     reset_prefix_cache: str | None = None
     cached_tokens_hint: str | None = None
+    token_ids: bool = False
 
     @property
     def chat_template_kwargs(self) -> bool:
@@ -102,6 +104,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             tokenize_messages=True,
             ignore_eos=True,
             metrics=MappingProxyType(_VLLM_METRICS),
+            token_ids=True,
         ),
         "vllm": Dialect(
             engine="vllm",
@@ -116,6 +119,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             metrics=MappingProxyType(_VLLM_METRICS),
             reset_prefix_cache="/reset_prefix_cache",
             cached_tokens_hint="start vLLM with --enable-prompt-tokens-details",
+            token_ids=True,
         ),
         "sglang": Dialect(
             engine="sglang",

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from ds4bench.core import CheckStatus, GateVerdict, Verdict
-from ds4bench.errors import StoreError
 from ds4bench.spec.gate import GateSpec
+from ds4bench.store import documents
 from ds4bench.trust.expectations import Row
 
 SCHEMA = 1
@@ -108,21 +108,12 @@ def load(path: Path) -> Matrix:
     """The matrix as it is on disk, an empty one if there is none. Raises StoreError for a damaged file."""
     if not path.exists():
         return Matrix()
-    try:
-        matrix = msgspec.json.decode(path.read_bytes(), type=Matrix)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"{path}: damaged or of another version: {error}; remove it to begin anew") from error
-    if matrix.schema != SCHEMA:
-        raise StoreError(f"{path} has schema {matrix.schema}, this ds4bench reads {SCHEMA}; remove it to begin anew")
-    return matrix
+    return documents.read(path, Matrix, SCHEMA, hint="; remove it to begin anew")
 
 
 def save(matrix: Matrix, path: Path) -> None:
     """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(matrix), indent=1) + b"\n")
-    partial.replace(path)
+    documents.write(path, matrix, indent=1)
 
 
 def matrix_table(rows: Sequence[Row], matrix: Matrix) -> str:

@@ -30,6 +30,7 @@ from aiohttp import (
 )
 
 from ds4bench.errors import SpecError
+from ds4bench.store import documents
 from ds4bench.trust.proxy_faults import ChosenFault, choose, listing
 from ds4bench.trust.reply_faults import Arrival, Json, ReplyFault, has_text
 
@@ -258,9 +259,7 @@ async def serve(proxy: Proxy, host: str, port: int, port_file: Path | None) -> N
     await web.TCPSite(runner, host, port).start()
     chosen = runner.addresses[0][1]
     if port_file is not None:
-        partial = port_file.with_name(port_file.name + ".partial")
-        partial.write_text(f"{chosen}\n")
-        partial.replace(port_file)
+        documents.write_whole(port_file, f"{chosen}\n".encode())
     sys.stderr.write(f"http://{host}:{chosen} in front of {proxy.upstream}: {_named(proxy.faults)}\n")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

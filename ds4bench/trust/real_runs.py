@@ -23,7 +23,7 @@ import msgspec
 from ds4bench import env
 from ds4bench.errors import StoreError
 from ds4bench.paths import project_root, state_dir
-from ds4bench.store import provenance
+from ds4bench.store import documents, provenance
 from ds4bench.trust.scratch_clone import scratch_clone
 
 SCHEMA = 1
@@ -193,18 +193,12 @@ def load(path: Path, kind: Kind) -> RealRuns:
     """The file, or an empty one. Raises StoreError for a damaged file or one of another kind."""
     if not path.exists():
         return RealRuns(kind=kind)
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=RealRuns)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"{path}: damaged or of another version: {error}; remove it to begin anew") from error
-    if (found.schema, found.kind) != (SCHEMA, kind):
-        raise StoreError(f"{path} holds {found.kind} runs of schema {found.schema}, not {kind} of {SCHEMA}")
+    found = documents.read(path, RealRuns, SCHEMA, hint="; remove it to begin anew")
+    if found.kind != kind:
+        raise StoreError(f"{path} holds {found.kind} runs, not {kind}; give another --results")
     return found
 
 
 def save(runs: RealRuns, path: Path) -> None:
     """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(runs), indent=1) + b"\n")
-    partial.replace(path)
+    documents.write(path, runs, indent=1)

@@ -106,6 +106,8 @@ class Oracle:
                 "max_tokens": OPENING_TOKENS,
                 **({"ignore_eos": True} if self._endpoint.dialect.ignore_eos else {}),
             }
+        if self._options.tokens == "ids" and self._endpoint.dialect.token_ids:
+            body["return_tokens_as_token_ids"] = True
         if spec.salt and self._endpoint.dialect.cache_salt:
             body["cache_salt"] = salt_of(self._run_id, name)
         planned = PlannedRequest(cell.id, place, PATHS["completions"], {**body, **spec.extra_body}, {"text": digest})

@@ -99,7 +99,7 @@ def test_what_makes_it_better_is_good_news_and_worse_is_never_hidden_by_it() -> 
 
 
 def test_a_difference_that_no_smaller_set_shows_names_nobody() -> None:
-    outcome = conclude(state(ALL), Findings(Effect.WORSE, unstable=frozenset("abc")))
+    outcome = conclude(state(ALL), Findings(Effect.WORSE))
     assert outcome.verdict is Verdict.INCONCLUSIVE
     assert "no op is named" in outcome.sentence
 

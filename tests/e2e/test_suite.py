@@ -23,7 +23,7 @@ purpose: the long-context gate in small, for tests
 workload: long_context
 seed: 5
 request: {max_tokens: 4, ignore_eos: true, deadline_s: 60}
-matrix: {prompt_tokens: [480], concurrency: [1, 2]}
+matrix: {prompt_tokens: [300], concurrency: [1, 2]}
 warmup: {requests_per_cell: 1}
 validity: {machine_drift: 0.9, max_foreign_cpu_share: 1.0, max_client_lag_share_ttft: 0.9, max_client_lag_share_gap: 0.9}
 """
@@ -236,7 +236,7 @@ def test_ci_measures_base_and_head_in_turns(repository: Path) -> None:
         measured = [row for row in batches(repository, role[side].name) if row["phase"] == "measure"]
         ends.append([(row["cell"], row["repeat"]) for row in measured])
         assert sum(row["phase"] == "warmup" for row in batches(repository, role[side].name)) == 2
-    assert ends[0] == ends[1] == [(f"p480-c{c}", repeat) for repeat in range(3) for c in (1, 2)]
+    assert ends[0] == ends[1] == [(f"p300-c{c}", repeat) for repeat in range(3) for c in (1, 2)]
 
 
 @pytest.mark.slow

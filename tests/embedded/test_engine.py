@@ -23,7 +23,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 ROOMY = EngineConfig(
     block_size=128, num_blocks=64, max_num_seqs=8, max_num_batched_tokens=4096, max_model_len=1024,
-    enable_prefix_caching=False, dtype="float64", num_threads=2,
+    enable_prefix_caching=False, dtype="float64", num_threads=1,
 )  # fmt: skip
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 

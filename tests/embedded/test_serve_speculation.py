@@ -19,7 +19,7 @@ ONE_TOKEN = {"prompt": "The baker counted", "temperature": 1.0, "top_k": 1}  # s
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    arguments = ["--num-blocks", "16", "--threads", "2", "--num-speculative-tokens", "2"]
+    arguments = ["--num-blocks", "16", "--threads", "1", "--num-speculative-tokens", "2"]
     with launched(tmp_path_factory.mktemp("serve"), *arguments) as url:
         yield httpx.Client(base_url=url, timeout=60)
 

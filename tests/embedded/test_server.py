@@ -183,6 +183,21 @@ def test_a_stop_string_ends_the_text_before_it(client: httpx.Client) -> None:
     assert stopped["finish_reason"] == "stop"
 
 
+def test_logprobs_name_tokens_by_id_on_request(client: httpx.Client) -> None:
+    """By their text they are ambiguous: bytes of one character, and special tokens."""
+    body = {"prompt": "The", "max_tokens": 3, "temperature": 0, "logprobs": 20}
+    by_text, by_id = (
+        client.post("/v1/completions", json=body | {"return_tokens_as_token_ids": on}).json()["choices"][0]["logprobs"]
+        for on in (False, True)
+    )
+    assert by_id["token_logprobs"] == by_text["token_logprobs"]
+    for token, text, top in zip(by_id["tokens"], by_text["tokens"], by_id["top_logprobs"], strict=True):
+        name, _, number = token.partition(":")
+        assert name == "token_id"
+        assert client.post("/detokenize", json={"tokens": [int(number)]}).json()["prompt"] == text
+        assert len(top) == 20
+
+
 def test_logprobs_name_the_chosen_token_first_under_greedy(client: httpx.Client) -> None:
     body = {"prompt": "The", "max_tokens": 3, "temperature": 0, "logprobs": 2}
     logprobs = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]

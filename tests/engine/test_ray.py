@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +19,9 @@ import yaml
 from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, plan_launch
 from ds4bench.targets.profile import TargetProfile, load_profile
+from tests.targets import two_nodes
+from tests.targets.fake_serve import FAKE
 
-FAKE = Path(__file__).parents[1] / "targets" / "fake_engine.py"
-SSH = Path(__file__).parents[1] / "targets" / "fake_ssh.py"
 pytestmark = pytest.mark.engine
 
 
@@ -48,48 +47,23 @@ def profile(tmp_path: Path, python: str, short: Path) -> TargetProfile:
     mine = {
         "name": "mine", "title": "Ray on one machine", "engine": "vllm", "kind": "launch", "extends": "vllm-gb10-2node-ray",
         "command": [python, str(FAKE), "{model}", "--host", "{host}", "--port", "{port}"], "grace_s": 20,
-        "environment": {"MARK_OF_TEST": str(tmp_path), "RAY_TMPDIR": str(short / "{node}")},
-        "cluster": {
-            "remote": f"{python} {SSH} {{host}} {{command}}", "cluster_port": _free_port(),
-            "nodes": [
-                {"node": "head", "host": "127.0.0.1", "gpus": 0, "remote": "sh -c {command}"},
-                {"node": "worker", "host": "127.0.0.2", "gpus": 0},
-            ],
-        },
+        "environment": {two_nodes.MARK: str(tmp_path), "RAY_TMPDIR": str(short / "{node}")},
+        "cluster": two_nodes.cluster(python),
     }  # fmt: skip
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(mine))
     return load_profile("vllm", str(path)).model_copy(update={"module": "ray"})  # vLLM is not installed there
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def target(profile: TargetProfile, python: str, folder: Path) -> EngineTarget:
     return EngineTarget(plan_launch(profile, "healthy", engine_python=python), folder / "serve.log")
 
 
-def processes(folder: Path) -> dict[int, str]:
-    """Living processes of this test: pid -> command line."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and f"MARK_OF_TEST={folder}".encode() in (entry / "environ").read_bytes().split(
-                b"\0"
-            ):
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
-        except OSError:
-            continue
-    return found
-
-
 def left(folder: Path) -> dict[int, str]:
     deadline = time.monotonic() + 20
-    while processes(folder) and time.monotonic() < deadline:
+    while two_nodes.processes(str(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return processes(folder)
+    return two_nodes.processes(str(folder))
 
 
 async def test_ray_is_started_on_both_nodes_serves_and_ends(
@@ -98,7 +72,7 @@ async def test_ray_is_started_on_both_nodes_serves_and_ends(
     engine = target(profile, python, tmp_path)
     lines: list[str] = []
     endpoint = await engine.start(lines.append)
-    raylets = [command for command in processes(tmp_path).values() if "raylet/raylet" in command]
+    raylets = [command for command in two_nodes.processes(str(tmp_path)).values() if "raylet/raylet" in command]
     assert len(raylets) == 2
     assert endpoint.fingerprint.flags["distributed-executor-backend"] == "ray"
     assert any("waiting until every node has joined" in line for line in lines)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.targets import two_nodes
+
 ROOT = Path(__file__).resolve().parents[2]
-SSH = Path(__file__).parents[1] / "targets" / "fake_ssh.py"
 pytestmark = [pytest.mark.engine, pytest.mark.integration]
 
 GATE = """
@@ -43,16 +43,10 @@ def profile(tmp_path: Path) -> Path:
         "flags": {
             **dict.fromkeys(absent), "dtype": "float32", "max-model-len": 4096, "block-size": 32, "enforce-eager": True,
         },
-        "cluster": {
-            "remote": f"{sys.executable} {SSH} {{host}} {{command}}", "cluster_port": _free_port(),
-            "nodes": [
-                {"node": "head", "host": "127.0.0.1", "gpus": 0, "remote": "sh -c {command}"},
-                {"node": "worker", "host": "127.0.0.2", "gpus": 0},
-            ],
-        },
+        "cluster": two_nodes.cluster(),
         "environment": {
             "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
-            "NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "MARK_OF_TEST": str(tmp_path),
+            "NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", two_nodes.MARK: str(tmp_path),
             "HOME": str(Path.home()),
         },
         "ready_deadline_s": 300, "grace_s": 20,
@@ -61,25 +55,6 @@ def profile(tmp_path: Path) -> Path:
     path.write_text(yaml.safe_dump(mine))
     (tmp_path / "small.yaml").write_text(GATE)
     return path
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def processes(folder: Path) -> dict[int, str]:
-    """Living processes of this test: pid -> command line."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and f"MARK_OF_TEST={folder}".encode() in (entry / "environ").read_bytes().split(
-                b"\0"
-            ):
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return found
 
 
 def test_a_gate_on_two_nodes_measures_until_one_of_them_dies(
@@ -105,7 +80,8 @@ def test_a_gate_on_two_nodes_measures_until_one_of_them_dies(
         )  # fmt: skip
     try:
         _wait_for_rows(tmp_path, process, 4)
-        [worker] = [pid for pid, line in processes(tmp_path).items() if "--headless" in line and "watch" not in line]
+        lines = two_nodes.processes(str(tmp_path))
+        [worker] = [pid for pid, line in lines.items() if "--headless" in line and "watch" not in line]
         os.kill(worker, signal.SIGKILL)
         out, _ = process.communicate(timeout=200)
     finally:
@@ -115,7 +91,7 @@ def test_a_gate_on_two_nodes_measures_until_one_of_them_dies(
     assert verdict["verdict"] == "INVALID"
     assert "the vllm worker on node worker (127.0.0.2) ended with exit code 137" in verdict["sentence"]
     assert any(row["result"]["ok"] and row["result"]["completion_tokens"] == 8 for row in _rows(tmp_path))
-    assert processes(tmp_path) == {}
+    assert two_nodes.processes(str(tmp_path)) == {}
 
 
 def _rows(folder: Path) -> list[dict[str, dict[str, object]]]:

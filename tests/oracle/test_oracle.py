@@ -15,7 +15,7 @@ BLOCKS = [5, 2, 7, 0, 3]
 
 @pytest.fixture(scope="module")
 def runner() -> ModelRunner:
-    return ModelRunner(oracle.CONFIG, EngineConfig(num_blocks=8, seed=oracle.SEED, dtype="float64", num_threads=2))
+    return ModelRunner(oracle.CONFIG, EngineConfig(num_blocks=8, seed=oracle.SEED, dtype="float64", num_threads=1))
 
 
 def cosine(runner: ModelRunner, length: int, reference: torch.Tensor) -> float:

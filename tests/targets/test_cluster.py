@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -16,27 +15,23 @@ import yaml
 
 from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, plan_launch
+from ds4bench.targets.preflight import free_port
 from ds4bench.targets.profile import load_profile
+from tests.targets import two_nodes
 from tests.targets.fake_serve import FAKE, GATE, ds4bench
 
-SSH = f"{sys.executable} {Path(__file__).with_name('fake_ssh.py')} {{host}} {{command}}"
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
     """Two nodes of this machine: the head through a shell, the worker as through ssh."""
-    here = "env NODE_OF_TEST=127.0.0.1 sh -c {command}"
     data = {
         "name": "two", "title": "two processes that stand for machines", "engine": "vllm", "kind": "launch",
         "command": ["{python}", str(FAKE), "{model}", "--host", "{host}", "--port", "{port}"],
         "validity_flags": {"enable-prompt-tokens-details": True}, "ready_deadline_s": 30, "grace_s": 1,
         "cluster": {
-            "remote": SSH, "cluster_port": _free_port(),
-            "nodes": [
-                {"node": "head", "host": "127.0.0.1", "gpus": 0, "remote": here},
-                {"node": "worker", "host": "127.0.0.2", "gpus": 0},
-            ],
+            **two_nodes.cluster(head_remote="env NODE_OF_TEST=127.0.0.1 sh -c {command}"),
             "serve_flags": {"nnodes": "{nodes}", "node-rank": "{rank}", "master-addr": "{head}"},
             "follower_flags": {"headless": True},
         },
@@ -45,11 +40,6 @@ def profile(tmp_path: Path) -> Path:
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def target(profile: Path, behaviour: str) -> EngineTarget:
@@ -177,7 +167,7 @@ def test_a_node_that_dies_in_a_gate_makes_it_invalid_with_its_last_words(profile
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_however_the_harness_ends_all_nodes_end_with_it(profile: Path, tmp_path: Path, number: signal.Signals) -> None:
     serve = ["serve", "vllm", "stubborn", "--profile", str(profile), "--engine-python", sys.executable]
-    process = ds4bench(tmp_path, *serve, "--port", str(_free_port()))
+    process = ds4bench(tmp_path, *serve, "--port", str(free_port()))
     assert process.stderr is not None
     assert any("ready:" in line for line in process.stderr)
     process.send_signal(number)
@@ -188,7 +178,7 @@ def test_however_the_harness_ends_all_nodes_end_with_it(profile: Path, tmp_path:
 
 def test_a_serve_that_loses_a_node_ends_with_its_reason(profile: Path, tmp_path: Path) -> None:
     serve = ["serve", "vllm", "healthy", "--profile", str(profile), "--engine-python", sys.executable]
-    process = ds4bench(tmp_path, *serve, "--port", str(_free_port()))
+    process = ds4bench(tmp_path, *serve, "--port", str(free_port()))
     assert process.stderr is not None
     assert any("ready:" in line for line in process.stderr)
     (tmp_path / "end").touch()

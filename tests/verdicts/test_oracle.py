@@ -35,12 +35,29 @@ def reply(tokens: str, *, sure: float = 2.0, shift: float = 0.0, rival: str = "z
 
 
 def test_places_count_up_to_the_first_fork_and_a_low_margin_fork_is_no_disagreement() -> None:
-    same = compare(reply("abcd"), reply("abcd"), 0.5)
+    same = compare(reply("abcd"), reply("abcd"), 0.5, 3)
     assert (same.places, same.agreed, same.forked) == (4, 4, False)
-    low = compare(reply("abxq"), reply("abcd", sure=0.4), 0.5)
+    low = compare(reply("abxq"), reply("abcd", sure=0.4), 0.5, 3)
     assert (low.places, low.agreed, low.forked, low.length) == (2, 2, True, 4)
-    high = compare(reply("abxq"), reply("abcd"), 0.5)
+    high = compare(reply("abxq"), reply("abcd"), 0.5, 3)
     assert (high.places, high.agreed, high.forked) == (3, 2, False)
+
+
+def test_a_difference_where_tokens_of_one_text_hide_each_other_is_no_evidence() -> None:
+    """Two special tokens without a text: the reference's best rival is behind its best token's name."""
+    ours, theirs = reply("abcd"), reply("abcd")
+    ours["tokens"][2] = ""
+    theirs["top"][2] = {"c": -0.1, "y": -5.0}  # two of three: the other "" was overwritten
+    found = compare(ours, theirs, 0.5, 3)
+    assert (found.places, found.agreed, found.forked) == (2, 2, True)
+
+
+def test_tokens_by_id_are_not_compared_with_tokens_by_text() -> None:
+    by_id = reply("abcd")
+    by_id["tokens"] = [f"token_id:{i}" for i in range(4)]
+    (result,) = judge("agreement", oracle_evidence(by_id, reply("abcd")))
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "options.tokens=text" in result.sentence
 
 
 def test_overlap_and_logprob_error_are_of_the_likeliest_tokens() -> None:
@@ -50,7 +67,7 @@ def test_overlap_and_logprob_error_are_of_the_likeliest_tokens() -> None:
 
 
 def oracle_evidence(ours: dict[str, Any], theirs: dict[str, Any] | None) -> Evidence:
-    effective = gate("oracle", "matrix.words=[60]")
+    effective = gate("oracle", "matrix.words=[60]", "options.top_logprobs=3")
 
     def run(detail: dict[str, Any]) -> RunData:
         scripts = [

@@ -219,6 +219,9 @@ async def test_oracle_prompts_are_the_same_in_every_run_and_unsalted(make_serve:
     assert len({body["prompt"] for body in bodies[0]}) == 4
     assert all(a["cache_salt"] != b["cache_salt"] for a, b in zip(*bodies, strict=True))
     assert {(body["temperature"], body["logprobs"]) for body in bodies[0]} == {(0.0, 8)}
+    assert all(body["return_tokens_as_token_ids"] for body in bodies[0])
+    batch = await batch_of(spec("oracle", "options.tokens=text"), serve, "w200-c2")
+    assert all("return_tokens_as_token_ids" not in script.first.body for script in batch.scripts if script.first)
 
 
 async def test_the_oracle_refuses_what_is_not_greedy(make_serve: MakeServe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,19 +26,22 @@ class OracleMatrix(MatrixSpec):
 class OracleOptions(OptionsSpec):
     """``prompts`` a cell, ``openings`` in one of at most ``OPENING_WORDS`` words; how many likeliest tokens are compared.
 
-    ``again``: every prompt is sent twice, so that what is computed behind a prefix-cache hit is compared too.
+    ``again``: every prompt is sent twice, so that what is computed behind a prefix-cache hit is compared too. ``tokens``: how
+    replies name tokens, ``ids`` where the engine can. By their text, several special or broken tokens have one name (none);
+    set ``text`` to compare two engines of which one has no ids.
     """
 
     prompts: PositiveInt = 4
     openings: PositiveInt = 24
     top_logprobs: Annotated[int, Field(ge=2, le=20)] = 8
     again: bool = True
+    tokens: Literal["ids", "text"] = "ids"
 
 
 SPEC = WorkloadSpec(
     name="oracle",
     implementation="Oracle",
-    version=2,
+    version=3,
     matrix=OracleMatrix,
     options=OracleOptions,
     checks=(*ALWAYS, "logprobs_complete", "comparable"),

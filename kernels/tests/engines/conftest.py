@@ -28,6 +28,13 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.meta_path[:] = finders
 
 
+@pytest.fixture(params=["reference", pytest.param("triton", marks=[pytest.mark.triton, pytest.mark.interpreted])])
+def each_backend(request: pytest.FixtureRequest, _fresh: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both: the kernels (interpreted here) check strides and alignment that the reference does not care for."""
+    monkeypatch.setenv("DS4_KERNELS", request.param)
+    return str(request.param)
+
+
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """``engine(name="source", ...)`` writes modules of the package ``fakeengine`` (dots as ``__``); returns its folder."""

@@ -11,18 +11,13 @@ from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.sglang_ops import attention, indexer, mhc
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 PAGE = 64
 
 
 def unused(*args: object, **kwargs: object) -> object:
     raise AssertionError("the engine's op must not run")
-
-
-@pytest.fixture(params=["reference", "triton"], autouse=True)
-def backend(request: pytest.FixtureRequest, _fresh: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both: the kernels (interpreted here) check strides and alignment that the reference does not care for."""
-    monkeypatch.setenv("DS4_KERNELS", request.param)
-    return str(request.param)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -8,13 +8,9 @@ from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import cache
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 BLOCK = 4
-
-
-@pytest.fixture(params=["reference", "triton"], autouse=True)
-def backend(request: pytest.FixtureRequest, _fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both: the kernels (interpreted here) check strides and alignment that the reference does not care for."""
-    monkeypatch.setenv("DS4_KERNELS", request.param)
 
 
 def unused(*args: object, **kwargs: object) -> object:

@@ -11,14 +11,10 @@ from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import einsum, views
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 GROUPS, HEADS, T, N, MAX_POSITION = 2, 2, 5, 256, 11
 K = HEADS * 512
-
-
-@pytest.fixture(params=["reference", "triton"], autouse=True)
-def backend(request: pytest.FixtureRequest, _fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both: the kernels (interpreted here) check strides and alignment that the reference does not care for."""
-    monkeypatch.setenv("DS4_KERNELS", request.param)
 
 
 def power_of_two(amax: float, floor: float) -> float:

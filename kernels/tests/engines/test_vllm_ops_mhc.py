@@ -10,16 +10,12 @@ from ds4_kernels.engines.hook import Declined
 from ds4_kernels.engines.vllm_ops import mhc
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 T, D, ROUNDS, EPS, RMS = 3, 128, 20, 1e-6, 1e-6
 MIX: dict[str, Any] = {
     "rms_eps": RMS, "hc_pre_eps": EPS, "hc_sinkhorn_eps": EPS, "hc_post_mult_value": 2.0, "sinkhorn_repeat": ROUNDS,
 }  # fmt: skip
-
-
-@pytest.fixture(params=["reference", "triton"], autouse=True)
-def backend(request: pytest.FixtureRequest, _fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both: the kernels (interpreted here) check strides and alignment that the reference does not care for."""
-    monkeypatch.setenv("DS4_KERNELS", request.param)
 
 
 def unused(*args: object, **kwargs: object) -> object:

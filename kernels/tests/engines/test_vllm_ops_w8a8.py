@@ -11,14 +11,10 @@ from ds4_kernels.engines.vllm_ops import w8a8
 from ds4_kernels.tuning import tables
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 M, N, K = 5, 256, 512
 KERNEL = SimpleNamespace(config=SimpleNamespace(out_dtype=torch.bfloat16))
-
-
-@pytest.fixture(params=["reference", "triton"], autouse=True)
-def backend(request: pytest.FixtureRequest, _fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both: the kernels (interpreted here) check strides and alignment that the reference does not care for."""
-    monkeypatch.setenv("DS4_KERNELS", request.param)
 
 
 def unused(*args: object, **kwargs: object) -> object:
