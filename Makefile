@@ -19,11 +19,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 gate: $(STAMP)
 	$(BIN)/ds4bench gate long-context --target embedded --profile smoke --baseline here
 
-# What needs one thread shares the cores; what starts a serve or measures time runs alone.
-SHARED := kernels/tests tests/targets tests/stats tests/verdicts tests/spec tests/store tests/report tests/embedded/training
+# What judges times or asks for a quiet machine runs alone; all else shares the cores, with one thread for each worker.
+ALONE := tests/client tests/e2e/test_ci.py tests/e2e/test_gate.py
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -n auto --dist loadfile
-	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(filter tests/%,$(SHARED)))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests kernels/tests $(addprefix --ignore=,$(ALONE)) -n auto --dist loadfile
+	$(BIN)/python -m pytest $(ALONE)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not oracle and not engine"

@@ -1,13 +1,11 @@
-"""Suites, ci and calibrate on the embedded engine: real serves, real runs, small gates with wide margins."""
+"""Suites and calibrate on the embedded engine: real serves, real runs, small gates with wide margins."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,66 +13,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.e2e.small_suite import batches, fill, run, start
+
 pytestmark = pytest.mark.integration
-
-HEAD = """
-purpose: the long-context gate in small, for tests
-workload: long_context
-seed: 5
-request: {max_tokens: 4, ignore_eos: true, deadline_s: 60}
-matrix: {prompt_tokens: [300], concurrency: [1, 2]}
-warmup: {requests_per_cell: 1}
-validity: {machine_drift: 0.9, max_foreign_cpu_share: 1.0, max_client_lag_share_ttft: 0.9, max_client_lag_share_gap: 0.9}
-"""
-COMPARING = """
-name: small
-title: Small cold prompts
-repeats: {count: 3}
-rules:
-  - {name: ttft, kind: ratio, metric: ttft_s, margin: 0.9, session_cv: 0.02}
-  - {name: failures, kind: zero_failures}
-"""
-ABSOLUTE = """
-name: bounded
-title: Small cold prompts with a limit
-repeats: {count: 1}
-rules:
-  - {name: ttft, kind: limit, measure: ttft_max_s, at_most: LIMIT}
-"""
-SUITE = """
-name: mine
-title: Two small gates
-gates:
-  - bounded.yaml
-  - small.yaml
-"""
-
-
-def fill(folder: Path) -> Path:
-    """The gates and the suite in a folder."""
-    (folder / "small.yaml").write_text(HEAD + COMPARING)
-    (folder / "bounded.yaml").write_text(HEAD + ABSOLUTE.replace("LIMIT", "1e-6"))
-    (folder / "mine.yaml").write_text(SUITE)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fill(tmp_path_factory.mktemp("suite"))
-
-
-def start(folder: Path, *args: str, home: Path = ROOT) -> subprocess.Popen[str]:
-    env = {**os.environ, "DS4BENCH_HOME": str(home)}
-    command = [sys.executable, "-m", "ds4bench.cli", *args]
-    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run(folder: Path, *args: str) -> tuple[int, dict[str, Any], str]:
-    """(exit code, JSON document, stderr)."""
-    process = start(folder, *args, "--json")
-    out, err = process.communicate(timeout=240)
-    return process.returncode, json.loads(out) if out else {}, err
 
 
 def promote(*args: str) -> list[str]:
@@ -86,11 +32,6 @@ def state_of(folder: Path) -> dict[str, Any]:
     newest = max((folder / ".ds4bench" / "suites").iterdir(), key=lambda p: p.stat().st_ctime)
     document: dict[str, Any] = json.loads((newest / "suite.json").read_text())
     return document
-
-
-def batches(folder: Path, run_id: str) -> list[dict[str, Any]]:
-    path = folder / ".ds4bench" / "runs" / run_id / "batches.jsonl"
-    return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
 
 
 def wait_for_gate(folder: Path, process: subprocess.Popen[str], place: int, before: str) -> dict[str, Any]:
@@ -165,90 +106,6 @@ def test_a_serve_that_dies_ends_the_suite_invalid(promoted: tuple[int, dict[str,
     document = json.loads(out)
     assert (process.returncode, document["verdict"]) == (3, "INVALID"), err
     assert "server died" in document["sentence"]
-
-
-def test_an_open_comparison_is_extended_once_in_the_same_session(
-    promoted: tuple[int, dict[str, Any]], folder: Path
-) -> None:
-    looks = ["--set", "repeats.count=2", "--set", "repeats.extend_to=3", "--set", "rules.ttft.margin=0.0001"]
-    code, document, err = run(
-        folder, "gate", "small.yaml", "--baseline", "here", "--serve-arg=--weights=random", *looks
-    )
-    assert code in (1, 4), err  # no margin at all: never a PASS
-    rows = batches(folder, document["run"])
-    extended = any(row["repeat"] == 2 for row in rows)
-    estimate = document["verdict"]["rules"][0]["estimate"]
-    assert estimate["candidate_repeats"] == (3 if extended else 2)
-    assert extended or document["verdict"]["verdict"] == "FAIL"  # decided at the first look on a very noisy machine
-    assert sum(row["phase"] == "warmup" for row in rows) == 2
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This checkout's files in two commits; in the second the prefill of the engine takes three times as long."""
-    folder = tmp_path_factory.mktemp("repository")
-    for name in ("ds4bench", "kernels", "prompts", "gates"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tests", "benchmarks"))
-    fill(folder)
-    (folder / ".gitignore").write_text("__pycache__/\n.ds4bench/\n")
-    git(folder, "init", "-q")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "good")
-    main = folder / "ds4bench" / "embedded" / "__main__.py"
-    text = main.read_text()
-    slow = text.replace("share = options.prefill_delay_share\n", "share = options.prefill_delay_share or 2.0\n")
-    assert slow != text
-    main.write_text(slow)
-    git(folder, "commit", "-q", "-am", "slower prefill")
-    return folder
-
-
-def ci(folder: Path, base: str) -> tuple[int, dict[str, Any], str]:
-    gate = ["--gate", "small.yaml", "--profile", "full", "--serve-arg=--weights=random"]
-    return run(folder, "ci", "--base", base, *gate, "--set", "rules.ttft.margin=0.5", "--junit", "ci.xml")
-
-
-def test_ci_blames_the_commit_that_made_prefill_slower(repository: Path) -> None:
-    code, document, err = ci(repository, "HEAD~1")
-    assert (code, document["verdict"]) == (1, "FAIL"), (document, err)
-    assert document["base"] == git(repository, "rev-parse", "--short", "HEAD~1")
-    estimate = document["gates"][0]["rules"][0]["estimate"]
-    assert estimate["paired"] is True
-    assert estimate["ratio"] > 1.5
-    assert f"slower than {document['base']}" in document["gates"][0]["sentence"]
-    assert ElementTree.parse(repository / "ci.xml").find(".//failure") is not None
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
-
-
-def test_ci_measures_base_and_head_in_turns(repository: Path) -> None:
-    runs = sorted((repository / ".ds4bench" / "runs").iterdir())
-    role = {json.loads((path / "run.json").read_text())["target"]["role"]: path for path in runs[:2]}
-    ends = []
-    for side in ("baseline", "candidate"):
-        verdict = json.loads((role[side] / "verdict.json").read_text())
-        assert verdict["verdict"] in ("FAIL", "INCONCLUSIVE")
-        measured = [row for row in batches(repository, role[side].name) if row["phase"] == "measure"]
-        ends.append([(row["cell"], row["repeat"]) for row in measured])
-        assert sum(row["phase"] == "warmup" for row in batches(repository, role[side].name)) == 2
-    assert ends[0] == ends[1] == [(f"p300-c{c}", repeat) for repeat in range(3) for c in (1, 2)]
-
-
-@pytest.mark.slow
-def test_ci_does_not_blame_an_unchanged_commit(repository: Path) -> None:
-    code, document, err = ci(repository, "HEAD")
-    assert (code, document["verdict"]) in {(0, "PASS"), (4, "INCONCLUSIVE")}, (document, err)
-
-
-def test_ci_with_an_unknown_base_is_a_usage_error(repository: Path) -> None:
-    code, _, err = ci(repository, "nowhere")
-    assert code == 2
-    assert "git rev-parse --verify" in err
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from ds4bench.embedded.weights import random_checkpoint
 
 BLOCK = 128
 MODEL = ModelConfig(
-    name="test", vocab_size=128, dim=128, compress_ratios=(0, 4, 128), num_hash_layers=1, num_experts=4,
+    name="test", vocab_size=128, dim=128, num_heads=4, compress_ratios=(0, 4, 128), num_hash_layers=1, num_experts=4,
     index_heads=4, index_topk=16, max_position=2048,
 )  # fmt: skip
 HASHED = replace(MODEL, num_hash_layers=3)

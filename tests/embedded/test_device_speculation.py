@@ -24,7 +24,7 @@ from ds4bench.embedded.weights import Checkpoint, random_checkpoint
 DEPTH = 3
 CPU = torch.device("cpu")
 MODEL = ModelConfig(
-    name="test", vocab_size=128, dim=128, compress_ratios=(0, 4, 128), num_hash_layers=3, num_experts=4,
+    name="test", vocab_size=128, dim=128, num_heads=4, compress_ratios=(0, 4, 128), num_hash_layers=3, num_experts=4,
     index_heads=4, index_topk=16, max_position=1024,
 )  # fmt: skip
 

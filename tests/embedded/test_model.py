@@ -22,7 +22,7 @@ NEW_TOKENS = 4
 @pytest.fixture(scope="module")
 def runner() -> ModelRunner:
     model = ModelConfig(
-        name="test", vocab_size=128, dim=128, compress_ratios=(0, 4, 128), num_hash_layers=1,
+        name="test", vocab_size=128, dim=128, num_heads=4, compress_ratios=(0, 4, 128), num_hash_layers=1,
         expert_dim=128, num_experts=4, index_heads=4, index_topk=16, max_position=2048,
     )  # fmt: skip
     engine = EngineConfig(block_size=BLOCK, num_blocks=64, dtype="float64", seed=5, num_threads=1)

@@ -75,10 +75,18 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         process.wait(20)
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DS4BENCH_HOME", str(ROOT))
-    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+@pytest.fixture(autouse=True, scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS4BENCH_HOME", str(ROOT))
+        patch.setenv("DS4BENCH_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def healthy(home: None, urls: dict[str, str]) -> dict[str, Any]:
+    """What toolcall-15 says of the serve without a fault."""
+    return toolcall(urls[HEALTHY])
 
 
 def command(*args: str) -> Result:
@@ -106,8 +114,10 @@ def points(document: dict[str, Any]) -> list[dict[str, float]]:
     return [cell["scores"] for cell in document["cells"]]
 
 
-def test_points_are_those_of_the_conversations_in_every_mode_and_by_both_rule_sets(urls: dict[str, str]) -> None:
-    found = toolcall(urls[HEALTHY])
+def test_points_are_those_of_the_conversations_in_every_mode_and_by_both_rule_sets(
+    urls: dict[str, str], healthy: dict[str, Any]
+) -> None:
+    found = healthy
     assert found["verdict"]["verdict"] == "PASS", found["verdict"]
     for scores in points(found):
         full = {name for name, value in scores.items() if name.startswith("tc-") and value == 1}
@@ -128,10 +138,10 @@ def test_points_are_those_of_the_conversations_in_every_mode_and_by_both_rule_se
     assert "TC-10" not in shown
 
 
-def test_reasoning_under_its_other_name_gives_the_same_score(urls: dict[str, str]) -> None:
-    right, renamed = toolcall(urls[HEALTHY]), toolcall(urls["reasoning-field-renamed"])
+def test_reasoning_under_its_other_name_gives_the_same_score(urls: dict[str, str], healthy: dict[str, Any]) -> None:
+    renamed = toolcall(urls["reasoning-field-renamed"])
     assert renamed["verdict"]["verdict"] == "PASS"
-    assert points(renamed) == points(right)
+    assert points(renamed) == points(healthy)
 
 
 def test_thinking_that_is_ignored_makes_both_gates_invalid(urls: dict[str, str]) -> None:
