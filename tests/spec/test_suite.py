@@ -47,6 +47,16 @@ def test_smoke_and_promotion_hold_every_gate() -> None:
         assert {entry.gate for entry in load_suite(suite, directory=ROOT / "gates" / "suites").gates} == names
 
 
+def test_decoding_in_the_smoke_suite_begins_behind_prompts_of_which_nine_tenths_are_whole_blocks() -> None:
+    """Only whole blocks are cached, of 256 tokens on the embedded engine: shorter prompts make the gate INVALID (primed)."""
+    suite = load_suite("smoke", directory=ROOT / "gates" / "suites")
+    entry = next(entry for entry in suite.gates if entry.gate == "long-context-decode")
+    gate = load_gate(entry.gate, profile=suite.profile, overrides=entry.overrides, directory=ROOT / "gates")
+    lengths = [cell.params["prompt_tokens"] for cell in gate.spec.matrix.cells()]
+    assert lengths
+    assert all((length - 1) // 256 * 256 >= 0.9 * length for length in lengths)
+
+
 def test_mistakes_name_file_line_and_fix(tmp_path: Path) -> None:
     head = "name: mine\ntitle: t\n"
     assert mistake(tmp_path, head + "gates:\n  - random\n  - {gate: a, repeat: 3}\n").startswith(
