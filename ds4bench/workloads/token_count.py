@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ds4bench.client.control import ControlClient
-from ds4bench.errors import WorkloadError
+from ds4bench.errors import TargetError, WorkloadError
 from ds4bench.targets.base import Endpoint
+
+_BROKEN = 500
+"""Statuses from here on are the serve's own trouble, the ones below what it thinks of the request."""
 
 
 class Counter(Protocol):
@@ -31,9 +34,11 @@ class TokenizeCounter:
         self._chat = chat
 
     async def count(self, text: str) -> int:
-        """See ``Counter``."""
+        """See ``Counter``. Raises TargetError when the serve breaks, WorkloadError when it has no answer to this."""
         prompt = {"messages": [{"role": "user", "content": text}]} if self._chat else {"prompt": text}
         status, reply = await self._control.post_json(self._path, {**self._template, **prompt})
+        if status >= _BROKEN:
+            raise TargetError(f"{self._path} answered HTTP {status}: {str(reply)[:200]}")
         if status != 200 or not isinstance(reply, dict) or "count" not in reply:
             raise WorkloadError(f"{self._path} answered HTTP {status} without a count: {str(reply)[:200]}")
         return int(reply["count"])
@@ -72,6 +77,6 @@ async def make_counter(control: ControlClient, endpoint: Endpoint, template: dic
         if endpoint.dialect.tokenize_path is not None:
             await counter.count("one two three")
             return counter
-    except WorkloadError:
+    except (WorkloadError, TargetError):
         pass
     return UsageCounter(control, path, template, chat=chat)

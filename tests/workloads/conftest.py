@@ -34,6 +34,7 @@ class CountingServe:
     url: str = ""
     tokenized: list[int] = field(default_factory=list)
     completed: list[int] = field(default_factory=list)
+    shutting_down: bool = False
 
     def count(self, body: dict[str, Any]) -> int:
         """Prompt tokens of a request body, as this serve counts them."""
@@ -57,6 +58,8 @@ class CountingServe:
 
     async def on_tokenize(self, request: Request) -> Response:
         """POST /tokenize."""
+        if self.shutting_down:
+            return JSONResponse({"error": {"message": "cannot schedule new futures after shutdown"}}, 500)
         count = self.count(await request.json())
         self.tokenized.append(count)
         return JSONResponse({"count": count, "max_model_len": 1_000_000})

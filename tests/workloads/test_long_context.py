@@ -11,7 +11,7 @@ import pytest
 
 from ds4bench.client.control import ControlClient
 from ds4bench.core import PlannedRequest, RequestResult
-from ds4bench.errors import WorkloadError
+from ds4bench.errors import TargetError, WorkloadError
 from ds4bench.spec.gate import GateSpec, parse_gate
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Workload
@@ -233,3 +233,15 @@ async def test_a_prompt_too_short_for_codes_and_question_is_refused(make_serve: 
         (cell,) = workload._spec.matrix.cells()
         with pytest.raises(WorkloadError, match="40 tokens"):
             await workload.requests(cell, 0, 0, "measure", control)
+
+
+async def test_a_serve_that_breaks_while_prompts_are_built_is_the_serves_fault_and_not_the_users(
+    make_serve: MakeServe,
+) -> None:
+    """A vLLM whose worker died answers /tokenize with 500 for a while: the run is INVALID, not a wrong command."""
+    serve = make_serve()
+    async with ready(spec(), serve.endpoint()) as (workload, control):
+        (cell, *_) = spec().matrix.cells()
+        serve.shutting_down = True
+        with pytest.raises(TargetError, match="/tokenize answered HTTP 500"):
+            await workload.batch(cell, 0, 0, "measure", control)
