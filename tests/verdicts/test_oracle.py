@@ -52,6 +52,16 @@ def test_a_difference_where_tokens_of_one_text_hide_each_other_is_no_evidence() 
     assert (found.places, found.agreed, found.forked) == (2, 2, True)
 
 
+def test_a_serve_that_tells_fewer_rivals_than_asked_is_judged_all_the_same() -> None:
+    """Else no difference would count on it, and the gate could not fail."""
+    ours, theirs = reply("abxd"), reply("abcd")
+    for side in (ours, theirs):
+        side["top"] = [{token: value for token, value in top.items() if token != "y"} for top in side["top"]]
+    (result, *_) = judge("agreement", oracle_evidence(ours, theirs))
+    assert result.verdict is Verdict.FAIL
+    assert "of 12 places" in result.sentence  # three of each reply: two agree, one does not
+
+
 def test_tokens_by_id_are_not_compared_with_tokens_by_text() -> None:
     by_id = reply("abcd")
     by_id["tokens"] = [f"token_id:{i}" for i in range(4)]

@@ -4,7 +4,7 @@ Two sound engines differ in rounding, so where two tokens are nearly as likely t
 behind such a fork differs for no fault of theirs. A place counts while the replies before it are equal. Where the tokens
 differ and the reference's best two are at least ``fork_margin_nats`` apart, it is a disagreement; nearer, it is a fork, which
 is no evidence. Either way the comparison of this reply ends there. Where an engine names tokens by their text, two of one
-text (special tokens have none) leave a list shorter than asked for: its margin is unknown, so a difference there is a fork.
+text (special tokens have none) leave a list shorter than the others: its margin is unknown, so a difference there is a fork.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ds4bench.core import RuleResult, ScriptRow, Verdict
-from ds4bench.spec.workloads.oracle import OPENING_WORDS, OracleOptions
+from ds4bench.spec.workloads.oracle import OPENING_WORDS
 from ds4bench.verdicts.evidence import Evidence
 from ds4bench.verdicts.wording import percent
 
@@ -50,8 +50,7 @@ def judge(rule: AgreementRule, evidence: Evidence) -> list[RuleResult]:
         return [_undecided(rule, f"{baseline.name} has no reply to the same text for {', '.join(other[:3]) or 'any'}")]
     if (naming := _naming(pairs)) is not None:
         return [_undecided(rule, naming)]
-    assert isinstance(evidence.spec.options, OracleOptions)
-    asked = evidence.spec.options.top_logprobs
+    told = _told(pairs)
     short = {
         c.id for c in evidence.spec.matrix.cells() if int(c.params.get("words", OPENING_WORDS + 1)) <= OPENING_WORDS
     }
@@ -60,7 +59,7 @@ def judge(rule: AgreementRule, evidence: Evidence) -> list[RuleResult]:
     for ours, theirs in pairs:
         wanted = _detail(theirs).get("replies", []) if theirs is not None else []
         replies = zip(_detail(ours)["replies"], wanted, strict=False)
-        found = [compare(a, b, rule.fork_margin_nats, asked) for a, b in replies]
+        found = [compare(a, b, rule.fork_margin_nats, told) for a, b in replies]
         cells.setdefault(ours.cell, []).extend(found)
         again += found[1:] if ours.cell not in short else []
     single = [_result(rule, replies, baseline.name, cell, opening=cell in short) for cell, replies in cells.items()]
@@ -70,8 +69,8 @@ def judge(rule: AgreementRule, evidence: Evidence) -> list[RuleResult]:
     return [_result(rule, long, baseline.name, None), *single] if long else single
 
 
-def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], fork_margin_nats: float, asked: int) -> Agreement:
-    """Two replies to one prompt, each ``tokens`` and ``top`` (token -> logprob in nats, ``asked`` of them) of every place."""
+def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], fork_margin_nats: float, told: int) -> Agreement:
+    """Two replies to one prompt, each ``tokens`` and ``top`` (token -> logprob in nats, ``told`` of them) of every place."""
     agreed = 0
     overlaps: list[float] = []
     errors: list[float] = []
@@ -83,7 +82,7 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], fork_margin_nats
         if token == wanted:
             agreed += 1
             continue
-        forked = margin(reference) < fork_margin_nats or min(len(top), len(reference)) < asked
+        forked = margin(reference) < fork_margin_nats or min(len(top), len(reference)) < told
         return Agreement(agreed + (not forked), agreed, overlaps, errors, forked, length)
     return Agreement(agreed, agreed, overlaps, errors, forked=False, length=length)
 
@@ -145,6 +144,16 @@ def _broken(rule: AgreementRule, top1: float | None, shared: float, error: float
         (error > most + _ROUNDING, f"logprobs within {most:g} nat"),
     )
     return [f"asked is {words}" for is_broken, words in found if is_broken]
+
+
+def _told(pairs: Iterable[tuple[ScriptRow, ScriptRow | None]]) -> int:
+    """How many likely tokens places come with on both sides where none hides another; it may be fewer than asked."""
+    longest = [0, 0]
+    for pair in pairs:
+        for side, script in enumerate(pair):
+            replies = _detail(script)["replies"] if script is not None else []
+            longest[side] = max([longest[side], *(len(top) for reply in replies for top in reply["top"])])
+    return min(longest)
 
 
 def _naming(pairs: Iterable[tuple[ScriptRow, ScriptRow | None]]) -> str | None:
