@@ -25,6 +25,8 @@ NODE_MARK = "DS4BENCH_NODE"
 
 _POLL_S = 0.05
 _PROC = Path("/proc")
+_STATE, _PGRP, _SESSION, _THREADS = 0, 2, 3, 17
+"""Fields of /proc/PID/stat behind the command's name (proc_pid_stat(5))."""
 
 
 def members(group: int, mark: str) -> dict[int, str]:
@@ -60,15 +62,20 @@ def end(group: int, mark: str, grace_s: float) -> dict[int, str]:
 
 def _belongs(entry: Path, group: int, mark: str) -> bool:
     try:
-        state, _, pgrp, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-        if state == "Z":
+        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        if _has_ended(fields):
             return False
-        if group in (int(pgrp), int(session)):
+        if group in (int(fields[_PGRP]), int(fields[_SESSION])):
             return True
         environment = (entry / "environ").read_bytes().split(b"\0")
         return any(f"{name}={mark}".encode() in environment for name in (MARK, NODE_MARK))
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return False
+
+
+def _has_ended(fields: Sequence[str]) -> bool:
+    """Whether a process only waits to be reaped. One whose first thread has ended is called a zombie while others still run."""
+    return fields[_STATE] == "Z" and int(fields[_THREADS]) <= 1
 
 
 def _command(entry: Path) -> str:

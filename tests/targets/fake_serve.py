@@ -37,10 +37,12 @@ rules:
 
 
 def runs(pid: int) -> bool:
+    """Whether the process runs; one that only waits for its parent to reap it (no thread but a dead one) does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
+    return fields[0] != "Z" or int(fields[17]) > 1
 
 
 def gone_soon(*pids: int) -> bool:

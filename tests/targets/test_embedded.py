@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from ds4bench.errors import TargetError
 from ds4bench.targets.embedded import EmbeddedTarget
+from tests.targets.fake_serve import gone_soon, runs
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_engine.py")))
 
@@ -27,22 +27,6 @@ def target(folder: Path, *args: str, ready_s: float = 30.0, grace_s: float = 10.
         ready_deadline_s=ready_s,
         grace_s=grace_s,
     )
-
-
-def runs(pid: int) -> bool:
-    """Whether the process runs; a zombie that waits for its parent does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone_soon(pid: int) -> bool:
-    deadline = time.monotonic() + 10
-    while runs(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not runs(pid)
 
 
 async def test_a_launched_engine_answers_and_stops(tmp_path: Path) -> None:
