@@ -74,7 +74,7 @@ def _belongs(entry: Path, group: int, mark: str) -> bool:
 
 
 def _has_ended(fields: Sequence[str]) -> bool:
-    """Whether a process only waits to be reaped. One whose first thread has ended is called a zombie while others still run."""
+    """Whether a process only waits to be reaped; /proc says Z also of one whose first thread alone has ended."""
     return fields[_STATE] == "Z" and int(fields[_THREADS]) <= 1
 
 
