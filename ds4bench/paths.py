@@ -55,9 +55,9 @@ def runs_dir() -> Path:
     return state_dir() / "runs"
 
 
-def here_dir() -> Path:
-    """This machine's own baselines."""
-    return state_dir() / "baselines" / "here"
+def here_dir(state: Path | None = None) -> Path:
+    """This machine's own baselines; ``state`` is a state folder that is not this user's."""
+    return (state or state_dir()) / "baselines" / "here"
 
 
 def imports_dir() -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
+from aiohttp import ClientConnectorError, ClientOSError, ServerDisconnectedError
 from httpx_aiohttp import AiohttpTransport
 
 from ds4bench.errors import TargetError
@@ -83,8 +84,22 @@ class ControlClient:
             return None
 
     async def _send(self, method: str, path: str, body: Any) -> httpx.Response:
-        try:
-            return await self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise TargetError(f"{self.base_url}{path} cannot be reached: {reason}; is the serve running?") from error
+        for again in (True, False):
+            try:
+                return await self._client.request(method, path, json=body)
+            except httpx.HTTPError as error:
+                if again and _was_closed(error):
+                    continue
+                reason = str(error) or type(error).__name__
+                raise TargetError(
+                    f"{self.base_url}{path} cannot be reached: {reason}; is the serve running?"
+                ) from error
+        raise AssertionError("the second attempt returns or raises")
+
+
+def _was_closed(error: httpx.HTTPError) -> bool:
+    """Whether the serve closed an open connection: one that was idle, or one that it gives up after an error of its own."""
+    cause = error.__cause__
+    if isinstance(cause, ServerDisconnectedError):
+        return True
+    return isinstance(cause, ClientOSError) and not isinstance(cause, ClientConnectorError)

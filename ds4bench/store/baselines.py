@@ -109,11 +109,11 @@ def list_baselines() -> list[Baseline]:
     return [_read(path) for path in [*promoted, *own]]
 
 
-def save_here(run: RunData) -> Path:
-    """Keep a run as this machine's own baseline."""
+def save_here(run: RunData, *, state: Path | None = None) -> Path:
+    """Keep a run as this machine's own baseline, for those whose state folder is ``state`` (default: this user's)."""
     baseline = from_run(run, HERE)
     key = (baseline.gate, baseline.profile, baseline.measurement_hash)
-    path = _here_path(*key, baseline.fingerprint)
+    path = _here_path(*key, baseline.fingerprint, state=state)
     _write(path, _with_known_noise(baseline, path))
     return path
 
@@ -124,9 +124,11 @@ def lookup_here(gate: str, profile: str, measurement_hash: str, fingerprint: Fin
     return _read(path) if path.exists() else None
 
 
-def _here_path(gate: str, profile: str, measurement_hash: str, fingerprint: Fingerprint) -> Path:
+def _here_path(
+    gate: str, profile: str, measurement_hash: str, fingerprint: Fingerprint, *, state: Path | None = None
+) -> Path:
     digest = hashlib.sha256(json.dumps(_measured(fingerprint), sort_keys=True).encode()).hexdigest()[:8]
-    return here_dir() / f"{gate}-{profile}-{measurement_hash[:8]}-{digest}.json"
+    return here_dir(state) / f"{gate}-{profile}-{measurement_hash[:8]}-{digest}.json"
 
 
 def _identity(baseline: Baseline) -> tuple[object, ...]:

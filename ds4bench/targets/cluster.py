@@ -15,6 +15,8 @@ from ds4bench.targets.launched import ServeProcess
 from ds4bench.targets.node_run import Done, run_to_end, watcher, watcher_text
 
 _POLL_S = 0.1
+_TOLD_S = 2.0
+"""A lost connection is seen before the node's watcher has ended what is left and said so over the network."""
 _JOIN_PAUSE_S = 1.0
 _JOIN_TRY_S = 60.0
 _MARGIN_S = 10.0
@@ -75,7 +77,7 @@ class ServeCluster:
 
     async def check_running_soon(self) -> None:
         """The same a moment later, for a caller whose connection was just lost."""
-        deadline = time.monotonic() + 3 * _POLL_S
+        deadline = time.monotonic() + _TOLD_S
         while self.death_note() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a process has no event
             await asyncio.sleep(_POLL_S)
         self.check_running()

@@ -193,9 +193,13 @@ class EngineTarget:
 
     async def stop(self) -> None:
         """End everything that the launch started; what survived, or still holds a GPU, is named."""
+        following = self._follower is not None and not self._follower.done()
         if self._follower is not None:
             self._follower.cancel()
-        for line in await self._process.stop():
+        survived = await self._process.stop()
+        if following:
+            self._hand_on()  # its last words
+        for line in survived:
             self._report(line)
 
     async def _before_launch(self) -> str | None:

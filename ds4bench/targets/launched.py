@@ -24,7 +24,7 @@ from ds4bench.targets.log_reading import last_lines, likely_cause
 
 POLL_S = 0.05
 _LAST_LINES = 8
-_REAP_S = 0.3
+_REAP_S = 1.0
 """A refused connection is seen before the process that refused it can be reaped."""
 
 

@@ -37,7 +37,7 @@ async def _try(control: ControlClient, path: str, body: dict[str, Any]) -> tuple
 
 def _reason(reply: Any) -> str:
     if isinstance(reply, dict):
-        error = reply.get("error", reply)
+        error = reply.get("error") or reply.get("detail") or reply  # OpenAI's form, FastAPI's own, the bare message
         message = error.get("message") if isinstance(error, dict) else error
         if message:
             return str(message)[:300]

@@ -145,10 +145,11 @@ def _matrix(options: argparse.Namespace) -> int:
     from ds4bench.trust.matrix import MatrixRun, gates_of
 
     suite = load_suite(options.suite)
-    gates = [] if options.quick else [entry.gate for entry in suite.gates]
+    every = [entry.gate for entry in suite.gates]
+    gates = [] if options.quick else every
     table = expectations.table()
     rows = _rows(table.rows, options.row)
-    rows = _shard(options).of_rows(rows, lambda row: gates_of(row, gates))
+    rows = _shard(options).of_rows(rows, lambda row: gates_of(row, gates, every))
     path = _results(options) / merging.FAULTS
     run = MatrixRun(
         rows, gates, suite, path, busy=options.busy, until_caught=options.until_caught, repeats=table.repeats

@@ -79,7 +79,9 @@ class MatrixRun:
 
     def jobs(self) -> list[Job]:
         """What is left to measure, in order."""
-        return [Job(row, gate) for row in self.rows for gate in gates_of(row, self.gates) if self._left(row, gate)]
+        every = [entry.gate for entry in self.suite.gates]
+        of_rows = [(row, gates_of(row, self.gates, every)) for row in self.rows]
+        return [Job(row, gate) for row, gates in of_rows for gate in gates if self._left(row, gate)]
 
     def forget_open(self) -> None:
         """Measure again what no gate decided."""
@@ -213,9 +215,9 @@ class MatrixRun:
         return sum(known) / len(known) if known else _TYPICAL_S
 
 
-def gates_of(row: Row, gates: Sequence[str]) -> list[str]:
-    """The gates that a row names, then the others of ``gates``."""
-    named = row.named_gates()
+def gates_of(row: Row, gates: Sequence[str], every: Sequence[str]) -> list[str]:
+    """The gates that a row names (one that all must hold names ``every`` gate), then the others of ``gates``."""
+    named = list(every) if row.holds == "all" else row.named_gates()
     return [*named, *(gate for gate in gates if gate not in named)]
 
 

@@ -1,7 +1,8 @@
 """Real promotions and real commit checks of builds whose truth is known, one ``ds4bench`` process each.
 
-``aa``: the smoke suite against a baseline of the same build, measured just before on the same cores. ``ci``: two commits of
-a scratch clone, the second unchanged or with a slower prefill (``scratch_clone.py``). A file a kind keeps what they said.
+``aa``: the smoke suite against the same build, each run against the one before it, the first against a baseline of its own.
+``ci``: two commits of a scratch clone, the second unchanged or with a slower prefill (``scratch_clone.py``). A file a kind
+keeps what they said.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Any, Literal
 import msgspec
 
 from ds4bench import env
+from ds4bench.core import Verdict
 from ds4bench.errors import StoreError
 from ds4bench.paths import project_root, state_dir
-from ds4bench.store import documents, provenance
+from ds4bench.store import baselines, documents, provenance, runs
 from ds4bench.trust.scratch_clone import scratch_clone
 
 SCHEMA = 1
@@ -37,11 +39,12 @@ _ENDING_S = 30.0
 
 
 class SaidGate(msgspec.Struct, frozen=True, kw_only=True):
-    """What one gate said."""
+    """What one gate said. ``run``: its id, under the series' state folder (``python -m ds4bench.trust keep`` takes it)."""
 
     verdict: str | None
     sentence: str
     seconds: float | None = None
+    run: str | None = None
 
 
 class RealRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,13 +106,14 @@ class Series:
 
     def _one(self, commit: str) -> RealRun:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{self.kind}-{secrets.token_hex(2)}"
-        folder = state_dir() / "trust" / self.kind / run_id
-        folder.mkdir(parents=True)
         begun = time.monotonic()
         if self.kind == "aa":
+            folder = state_dir() / "trust" / f"aa-{self.suite}-{commit}"
             arguments = ["promote", "--suite", self.suite, "--target", "embedded", "--baseline", "here"]
             done = _ds4bench(arguments, folder, cwd=project_root(), settings={})
+            _make_baselines(done, folder)
         else:
+            folder = state_dir() / "trust" / self.kind / run_id
             with scratch_clone(project_root(), self.slower) as clone:
                 settings = {"PYTHONPATH": f"{clone}:{clone / 'kernels'}", env.HOME: str(clone)}
                 arguments = ["ci", "--base", "HEAD~1", "--suite", self.suite]
@@ -120,7 +124,9 @@ class Series:
         document = done.document
         found = document["gates"] if document is not None else []
         gates = {
-            line["gate"]: SaidGate(verdict=line["verdict"], sentence=line["sentence"], seconds=line["seconds"])
+            line["gate"]: SaidGate(
+                verdict=line["verdict"], sentence=line["sentence"], seconds=line["seconds"], run=line["run"]
+            )
             for line in found
         }
         hardware = provenance.hardware_fingerprint()
@@ -147,6 +153,7 @@ class _Done:
 
 def _ds4bench(arguments: Sequence[str], folder: Path, *, cwd: Path, settings: Mapping[str, str]) -> _Done:
     """Run the command with its state in ``folder``; it is ended with us, and after an hour."""
+    folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "ds4bench.cli", *arguments, "--json"]
     log = folder / "stderr.log"
     with (folder / "stdout.json").open("wb") as out, log.open("wb") as err:
@@ -161,6 +168,13 @@ def _ds4bench(arguments: Sequence[str], folder: Path, *, cwd: Path, settings: Ma
     lines = log.read_text(errors="replace").strip().splitlines()
     document = _document(folder / "stdout.json")
     return _Done(code, document, lines[-1] if lines else f"exit code {code} and not a word")
+
+
+def _make_baselines(done: _Done, folder: Path) -> None:
+    """This machine's baselines, in the state under ``folder``, are from now on what was just measured, where it is valid."""
+    for line in done.document["gates"] if done.document is not None else []:
+        if line["run"] is not None and line["verdict"] in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE):
+            baselines.save_here(runs.load_run(str(folder / "runs" / line["run"])), state=folder)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

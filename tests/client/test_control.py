@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -40,3 +41,41 @@ async def test_a_serve_that_is_gone_is_said_in_one_line() -> None:
             await control.get_json("/version")
     finally:
         await control.close()
+
+
+async def test_a_connection_that_the_serve_closed_after_an_answer_is_opened_again() -> None:
+    connections: list[int] = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")  # as if more requests were welcome
+        await writer.drain()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(answer_once, "127.0.0.1", 0) as serve:
+        control = ControlClient(f"http://127.0.0.1:{serve.sockets[0].getsockname()[1]}")
+        try:
+            assert await control.get_json("/v1/models") == {}
+            assert await control.post_json("/tokenize", {}) == (200, {})
+        finally:
+            await control.close()
+    assert len(connections) == 2
+
+
+async def test_a_serve_that_closes_every_connection_is_not_asked_for_ever() -> None:
+    connections: list[int] = []
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as serve:
+        control = ControlClient(f"http://127.0.0.1:{serve.sockets[0].getsockname()[1]}")
+        try:
+            with pytest.raises(TargetError, match="cannot be reached"):
+                await control.post_json("/tokenize", {})
+        finally:
+            await control.close()
+    assert len(connections) == 2

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-# A pause that the client must see at least; timers may fire a clock tick early.
-PAUSE, AT_LEAST = 0.08, 0.075
+# A pause that the client must see at least half of: it may read what came before the pause late.
+PAUSE, AT_LEAST = 0.08, 0.04
 
 
 async def test_ttft_ends_at_the_first_token_and_not_at_the_role(one: Any, s: Any) -> None:

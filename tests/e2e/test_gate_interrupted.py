@@ -38,10 +38,14 @@ def only_run(folder: Path) -> Path:
 
 def assert_whole(code: int, document: dict[str, Any], run: Path, kept: list[dict[str, Any]], err: str) -> None:
     """The resumed run is the one that was cut short, holds its batches as they were and each of the rest once."""
-    assert code == 4, err
-    assert "no baseline" in document["verdict"]["sentence"]
-    rules = {rule["rule"]: rule["verdict"] for rule in document["verdict"]["rules"] if rule["cell"] is None}
-    assert rules == {"ttft": "INCONCLUSIVE", "failures": "PASS"}
+    failed = [check["name"] for check in document["verdict"]["checks"] if check["status"] == "failed"]
+    if failed == ["client_not_starved"]:  # a busy machine
+        assert code == 3, err
+    else:
+        assert code == 4, err
+        assert "no baseline" in document["verdict"]["sentence"]
+        rules = {rule["rule"]: rule["verdict"] for rule in document["verdict"]["rules"] if rule["cell"] is None}
+        assert rules == {"ttft": "INCONCLUSIVE", "failures": "PASS"}
     assert document["run"] == run.name
     after = lines(run / "batches.jsonl")
     assert after[: len(kept)] == kept

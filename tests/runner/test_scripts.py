@@ -32,8 +32,8 @@ pytestmark = pytest.mark.integration
 class Talks:
     """Two-turn conversations: the second request holds the first reply. ``break_at`` raises inside one of them."""
 
-    def __init__(self, run_id: str, model: str, break_at: int | None = None) -> None:
-        self.run_id, self.model, self.break_at = run_id, model, break_at
+    def __init__(self, run_id: str, model: str, break_at: int | None = None, max_tokens: int = 3) -> None:
+        self.run_id, self.model, self.break_at, self.max_tokens = run_id, model, break_at, max_tokens
         self.started: list[str] = []
         self.on_disk: list[int] = []
 
@@ -63,8 +63,8 @@ class Talks:
 
     def planned(self, cell: Cell, index: int, messages: list[dict[str, str]]) -> PlannedRequest:
         body = {
-            "model": self.model, "messages": list(messages), "max_tokens": 3, "stream": True, "ignore_eos": True,
-            "stream_options": {"include_usage": True},
+            "model": self.model, "messages": list(messages), "max_tokens": self.max_tokens, "stream": True,
+            "ignore_eos": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
         return PlannedRequest(cell.id, index, "/v1/chat/completions", body, {})
 
@@ -84,14 +84,18 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EffectiveGate:
 
 
 async def measure(
-    serve: str, gate: EffectiveGate, break_at: int | None = None, decided: Callable[[], str | None] | None = None
+    serve: str,
+    gate: EffectiveGate,
+    break_at: int | None = None,
+    decided: Callable[[], str | None] | None = None,
+    max_tokens: int = 3,
 ) -> Talks:
     target = AttachTarget(serve, None, None, hardware={})
     endpoint = await target.start(lambda _: None)
     folder = runs.run_folder("r1")
     done: RunData | None = runs.load_run("r1") if (folder / runs.MANIFEST).exists() else None
     writer = runs.RunWriter.reopen("r1") if done else runs.RunWriter.create(run_manifest(gate))
-    talks = Talks("r1", endpoint.model, break_at)
+    talks = Talks("r1", endpoint.model, break_at, max_tokens)
     with writer:
         runner = GateRunner(gate, target, endpoint, talks, writer, SilentProgress(), probe_ms=None, decided=decided)
         try:
@@ -149,7 +153,7 @@ async def test_a_serve_that_hangs_ends_the_run_at_the_first_deadline_with_everyt
     monkeypatch.setattr(gate_runner, "_PROBE_LEAST_S", 1.0)
     spec = gate.spec.model_copy(update={"request": gate.spec.request.model_copy(update={"deadline_s": 3.0})})
     with launched(tmp_path, "--num-blocks=16", "--threads=1", "--fault=hang-at:c=2") as url:
-        await measure(url, replace(gate, spec=spec))
+        await measure(url, replace(gate, spec=spec), max_tokens=40)  # so long that both are surely in flight
     run = runs.load_run("r1")
     assert run.died is not None and "unresponsive" in run.died and "/health answers" in run.died
     assert [row.result.error for row in run.requests] == [

@@ -129,3 +129,12 @@ def test_scores_of_items_and_counters_of_batches_are_kept_and_traces_are_not(sta
     assert [(s.key, s.answer.scores) for s in stored.scripts if s.answer] == [("TC-01", {"points": 0.5})]
     assert [batch.counters for batch in stored.batches] == [{"prefix_cache_hits": 3.0}] * 3
     assert "a long trace" not in path.read_text()
+
+
+def test_a_run_becomes_the_own_baseline_of_those_with_another_state_folder(
+    state: Path, run: RunData, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    path = baselines.save_here(run, state=other)
+    assert path.parent == other / "baselines" / "here"
+    assert not (state / "baselines" / "here").exists()

@@ -106,7 +106,7 @@ class HostedApi:
         yield self._chunk({"role": "assistant", "content": ""})
         for field, texts in (("reasoning_content", reasoning), ("content", words)):
             for text in texts:
-                await asyncio.sleep(0.004)
+                await asyncio.sleep(0.02)
                 yield self._chunk({field: text})
             yield b": keep-alive\n\n"
         yield self._chunk({"content": ""}, "stop", usage)

@@ -191,8 +191,8 @@ def test_a_serve_that_loses_a_node_ends_with_its_reason(profile: Path, tmp_path:
 
 async def test_nodes_that_never_get_ready_are_given_up_with_the_words_of_all(profile: Path, tmp_path: Path) -> None:
     launch = plan_launch(load_profile("vllm", str(profile)), "hangs", engine_python=sys.executable)
-    engine = EngineTarget(launch, tmp_path / "serve.log", ready_deadline_s=2.0)
-    words = r"serve on node head .* is not ready after 2 s.*worker on node worker .*its last words: INFO loading hangs"
+    engine = EngineTarget(launch, tmp_path / "serve.log", ready_deadline_s=6.0)
+    words = r"serve on node head .* is not ready after 6 s.*worker on node worker .*its last words: INFO loading hangs"
     with pytest.raises(TargetError, match=words):
         await engine.start(lambda _: None)
     assert await asyncio.to_thread(nothing_left, tmp_path)

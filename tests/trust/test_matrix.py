@@ -146,3 +146,13 @@ def test_gates_of_times_are_repeated_as_the_table_asks(tmp_path: Path) -> None:
     for gate, repeats in table.repeats.items():
         assert run._gate(gate).gate.spec.repeats.count == repeats
     assert run._gate("needle").gate.spec.repeats.count == load_gate("needle", profile="smoke").spec.repeats.count
+
+
+def test_what_every_gate_must_hold_is_asked_of_every_gate_of_the_suite_even_when_quick(tmp_path: Path) -> None:
+    suite = load_suite("smoke")
+    run = MatrixRun([Row(name="whole", holds="all"), ROW], [], suite, tmp_path / "faults.json")
+    asked = [(job.row.name, job.gate) for job in run.jobs()]
+    assert asked == [
+        *(("whole", entry.gate) for entry in suite.gates),
+        *((ROW.name, gate) for gate in ROW.named_gates()),
+    ]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ds4bench.errors import SpecError, StoreError
-from ds4bench.trust import real_tables, scratch_clone
+from ds4bench.trust import real_runs, real_tables, scratch_clone
 from ds4bench.trust.real_runs import UNCHANGED, RealRun, RealRuns, SaidGate, Series, load, save, this_commit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +60,26 @@ def test_runs_that_are_there_count_and_those_of_other_code_are_refused(tmp_path:
         Series("aa", 1, path).run()
     with pytest.raises(StoreError, match="holds aa runs"):
         load(path, "ci")
+
+
+def test_each_run_of_an_unchanged_build_is_the_next_ones_baseline_where_it_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"needle": "PASS", "random": "INVALID", "mt-bench": "INCONCLUSIVE", "soak": None}
+    lines = [
+        {"gate": gate, "verdict": verdict, "sentence": "s", "seconds": 1.0, "run": f"run-of-{gate}"}
+        for gate, verdict in said.items()
+    ]
+    document = {"verdict": "INCONCLUSIVE", "sentence": "s", "gates": lines}
+    kept: list[tuple[str, Path]] = []
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(real_runs, "_ds4bench", lambda *_, **__: real_runs._Done(4, document, ""))
+    monkeypatch.setattr(real_runs.runs, "load_run", lambda folder: folder)
+    monkeypatch.setattr(real_runs.baselines, "save_here", lambda run, state: kept.append((run, state)))
+    done = Series("aa", 1, tmp_path / "aa-runs.json").run()
+    state = tmp_path / "trust" / f"aa-smoke-{this_commit()}"
+    assert kept == [(str(state / "runs" / f"run-of-{gate}"), state) for gate in ("needle", "mt-bench")]
+    assert done.runs[0].gates["needle"].run == "run-of-needle"
 
 
 def test_the_edit_fits_the_engine_as_it_is_now() -> None:

@@ -30,7 +30,7 @@ def run_of(run_id: str, verdict: str = "PASS", *, change: str = real_runs.UNCHAN
 @pytest.mark.parametrize("count", [1, 2, 5, 32, 100])
 def test_every_row_is_in_one_share(count: int) -> None:
     rows, suite = expectations.load(), [entry.gate for entry in load_suite("smoke").gates]
-    shares = [Shard(index, count).of_rows(rows, lambda row: gates_of(row, suite)) for index in range(count)]
+    shares = [Shard(index, count).of_rows(rows, lambda row: gates_of(row, suite, suite)) for index in range(count)]
     names = [row.name for share in shares for row in share]
     assert sorted(names) == sorted(row.name for row in rows)
     sizes = [len(share) for share in shares]
@@ -39,7 +39,7 @@ def test_every_row_is_in_one_share(count: int) -> None:
 
 def test_a_share_of_few_rows_has_one_route_because_its_rows_share_baselines() -> None:
     rows, suite = expectations.load(), [entry.gate for entry in load_suite("smoke").gates]
-    shares = [Shard(index, 32).of_rows(rows, lambda row: gates_of(row, suite)) for index in range(32)]
+    shares = [Shard(index, 32).of_rows(rows, lambda row: gates_of(row, suite, suite)) for index in range(32)]
     assert max(map(len, shares)) == 2
     assert all(len({row.route for row in share}) == 1 for share in shares)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ds4bench.errors import WorkloadError
 from ds4bench.spec.gate import GateSpec
 from ds4bench.spec.load import load_gate
 from ds4bench.targets.base import Endpoint
+from ds4bench.workloads import soak
 from ds4bench.workloads.base import Batch, Script, Workload
 from ds4bench.workloads.block_size import learn_block_size
 from ds4bench.workloads.logprobs import read_logprobs
@@ -189,22 +191,24 @@ async def test_the_needle_stands_at_fifteen_places_of_prompts_of_one_length(make
     assert places[-1] > 0.9
 
 
-async def test_a_soak_conversation_grows_round_by_round_and_goes_on_for_its_duration(make_serve: MakeServe) -> None:
+async def test_a_soak_conversation_grows_round_by_round_and_goes_on_for_its_duration(
+    make_serve: MakeServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = await batch_of(spec("soak"), make_serve(), "soak-c4")
     assert len(batch.scripts) == 4
     sent, _ = await play(batch.scripts[0], lambda _: saying("Nothing."))
     assert [len(planned.body["messages"]) for planned in sent] == [1, 3, 5, 7, 9]
-    timed = await batch_of(spec("soak", "options.duration_s=0.05"), make_serve(), "soak-c4")
+    timed = await batch_of(spec("soak", "options.duration_s=50"), make_serve(), "soak-c4")
+    seen: list[PlannedRequest] = []
+    monkeypatch.setattr(soak, "time", SimpleNamespace(monotonic=lambda: 4.0 * len(seen)))  # four seconds a request
 
     async def send(planned: PlannedRequest) -> RequestResult:
         seen.append(planned)
-        await asyncio.sleep(0.004)
         return saying("Nothing.")
 
-    seen: list[PlannedRequest] = []
     answer = await timed.scripts[0].run(send)
     assert answer is not None
-    assert answer.detail["conversations"] >= 2
+    assert answer.detail["conversations"] == 3  # begun at 0, 20 and 40 s
     assert len(seen) == 5 * answer.detail["conversations"]
     beginnings = {last_text(planned)[:16] for planned in seen if planned.expect["round"] == 0}
     assert len(beginnings) == answer.detail["conversations"]
