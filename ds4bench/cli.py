@@ -278,7 +278,7 @@ def calibrate(
 @app.command()
 def ci(
     base: Annotated[str, typer.Option(metavar="REVISION", help="What to compare this working tree with.")] = "HEAD~1",
-    suite: Annotated[str | None, typer.Option(help="Suite name or file (default: smoke).")] = None,
+    suite: Annotated[str | None, typer.Option(help="Suite name or file (default: commit).")] = None,
     gate_: Annotated[
         list[str] | None, typer.Option("--gate", metavar="GATE", help="Gate instead of a suite; repeat it.")
     ] = None,

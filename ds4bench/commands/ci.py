@@ -76,7 +76,7 @@ def _suite(options: CiOptions) -> SuiteSpec:
         return SuiteSpec(name="ci", title="Chosen gates", profile=options.profile, gates=entries)
     if options.overrides or options.repeats:
         raise SpecError("--set and --repeats belong to --gate; a suite says so in its file")
-    return load_suite(options.suite or "smoke")
+    return load_suite(options.suite or "commit")
 
 
 def _side(tree: Tree, options: CiOptions, python: str | None) -> Side:

@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     ci_runs.set_defaults(run=_ci_runs)
     for command, count in ((aa_runs, 20), (ci_runs, 10)):
         command.add_argument("--count", type=int, default=count, help=f"runs in all shares together (default {count})")
-    for command in (matrix, aa_runs, ci_runs):
-        command.add_argument("--suite", default="smoke", help="whose gates and overrides (default smoke)")
+    for command, suite in ((matrix, "smoke"), (aa_runs, "smoke"), (ci_runs, "commit")):
+        command.add_argument("--suite", default=suite, help=f"whose gates and overrides (default {suite})")
         command.add_argument("--shard", metavar="I/N", help="only this share; each with --results of its own")
 
     lanes = commands.add_parser("lanes", help="matrix, aa-runs or ci-runs in lanes of a few cores each, then merge")
