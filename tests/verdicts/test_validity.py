@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ds4bench.core import CheckResult, CheckStatus
+from ds4bench.core import Answer, CheckResult, CheckStatus, Verdict
 from ds4bench.verdicts.checks import run_checks
+from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.evidence import gather
 
 OK, FAILED = CheckStatus.OK, CheckStatus.FAILED
@@ -110,6 +111,41 @@ def test_truncated_prompt_fails_as_truncation(world: Any) -> None:
 def test_prompt_length_is_held_within_one_percent(world: Any, tokens: int, status: CheckStatus) -> None:
     result = check(world, "length_within", result={"prompt_tokens": tokens}, where=lambda row: "8192" in row.cell)
     assert result.status is status
+
+
+LOST = Answer(scores={"recall": 0.0})
+STILL_THINKING = {"content": "", "reasoning": "The user wants three codes.", "finish_reason": "length"}
+
+
+def test_codes_that_thinking_left_no_room_for_make_the_run_invalid(world: Any) -> None:
+    gate = world.gate()
+    run = world.run(gate, result=STILL_THINKING, row={"answer": LOST}, fingerprint={"weights": "trained"})
+    verdict = decide(gate, run, None)
+    assert verdict.verdict is Verdict.INVALID
+    assert "18 of 18 replies were cut at max_tokens while still reasoning" in verdict.sentence
+    assert check(world, "codes_not_cut", result=STILL_THINKING).status is NOT_APPLICABLE  # random weights
+
+
+def test_most_replies_of_one_cell_are_enough_and_single_ones_are_the_models(world: Any) -> None:
+    trained = {"weights": "trained"}
+    one_cell = {"result": STILL_THINKING, "where": lambda row: row.cell == "p8192-c1", "fingerprint": trained}
+    found = check(world, "codes_not_cut", **one_cell)
+    assert (found.status, found.cells) == (FAILED, ["p8192-c1"])
+    one_reply = {**one_cell, "where": lambda row: row.cell == "p8192-c1" and row.repeat == 0}
+    assert check(world, "codes_not_cut", **one_reply).status is OK
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"content": "ooo", "reasoning": "", "finish_reason": "length"},  # a broken model says nothing and does not end
+        {"content": "", "reasoning": "Hm.", "finish_reason": "stop"},  # it ended by itself
+    ],
+)
+def test_a_reply_that_is_only_wrong_fails_by_its_recall_and_not_as_cut(world: Any, reply: dict[str, Any]) -> None:
+    gate = world.gate()
+    run = world.run(gate, result=reply, row={"answer": LOST}, fingerprint={"weights": "trained"})
+    assert decide(gate, run, None).verdict is Verdict.FAIL
 
 
 def test_length_without_usage_is_unverified(world: Any) -> None:
