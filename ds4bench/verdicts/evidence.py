@@ -59,6 +59,12 @@ class Evidence:
         return all(done.count(cell.id) >= self.spec.repeats.count for cell in self.spec.matrix.cells())
 
     @property
+    def random_weights(self) -> bool:
+        """Whether the serve says that its weights are random: what its replies say then means nothing."""
+        fingerprint = self.run.manifest.fingerprint
+        return fingerprint is not None and fingerprint.weights == "random"
+
+    @property
     def interruption(self) -> str:
         """How far the run came and how it goes on, for sentences."""
         resume = f"resume with --resume {self.run.manifest.run_id}"

@@ -65,7 +65,20 @@ def test_a_healthy_run_passes(check: Any) -> None:
 def test_a_thinking_mode_without_reasoning_is_invalid_and_a_second_turn_without_it_is_not() -> None:
     found, detail = status(mode_effective, lambda mode, script, turn: {"reasoning": ""})
     assert found is CheckStatus.FAILED
-    assert "20 of 20 replies carry no reasoning" in detail
+    assert "think-high: thinking was asked for, but 10 of 10 replies carry no reasoning" in detail
+
+
+def test_a_mode_that_thinks_does_not_answer_for_one_that_never_does() -> None:
+    found, detail = status(mode_effective, lambda mode, script, turn: {"reasoning": ""} if mode == "think-max" else {})
+    assert found is CheckStatus.FAILED
+    assert "think-max: thinking was asked for, but 10 of 10 replies carry no reasoning" in detail
+    assert "think-high" not in detail
+
+
+@pytest.mark.parametrize(("silent", "expected"), [(2, CheckStatus.OK), (3, CheckStatus.FAILED)])
+def test_a_reply_now_and_then_without_a_thought_is_the_models_choice(silent: int, expected: CheckStatus) -> None:
+    some = lambda mode, script, turn: {"reasoning": ""} if mode == "think-high" and script < silent else {}  # noqa: E731
+    assert status(mode_effective, some)[0] is expected
 
 
 def test_reasoning_in_any_turn_of_the_non_thinking_mode_is_invalid() -> None:

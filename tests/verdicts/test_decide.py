@@ -197,7 +197,7 @@ def test_recall_of_random_weights_is_not_applicable_and_never_passed(world: Any)
 
 @pytest.mark.parametrize(("score", "expected"), [(1.0, Verdict.PASS), (0.9, Verdict.PASS), (0.5, Verdict.FAIL)])
 def test_recall_is_judged_apart_from_latency(world: Any, score: float, expected: Verdict) -> None:
-    gate = world.gate()
+    gate = world.gate("request.ignore_eos=false")
     trained: dict[str, Any] = {"fingerprint": {"weights": "trained"}}
     run = world.run(gate, row={"answer": Answer(scores={"recall": score})}, **trained)
     verdict = decide(gate, run, world.baseline(world.run(gate, **trained)))
@@ -207,6 +207,14 @@ def test_recall_is_judged_apart_from_latency(world: Any, score: float, expected:
     assert verdict.verdict is expected
     if expected is Verdict.FAIL:
         assert "18 answers ended at max_tokens before all codes were given" in verdict.sentence
+
+
+def test_a_reply_that_must_go_on_to_max_tokens_is_not_said_to_be_cut(world: Any) -> None:
+    gate = world.gate("request.ignore_eos=true")
+    run = world.run(gate, row={"answer": Answer(scores={"recall": 0.5})}, fingerprint={"weights": "trained"})
+    recall = next(rule for rule in decide(gate, run, None).rules if rule.rule == "recall")
+    assert recall.verdict is Verdict.FAIL
+    assert "max_tokens" not in recall.sentence
 
 
 def test_recall_that_nobody_scored_is_inconclusive(world: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ds4bench.core import CheckResult, CheckStatus
+from ds4bench.core import Answer, CheckResult, CheckStatus, Verdict
 from ds4bench.verdicts.checks import run_checks
+from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.evidence import gather
 
 OK, FAILED = CheckStatus.OK, CheckStatus.FAILED
@@ -112,6 +113,41 @@ def test_prompt_length_is_held_within_one_percent(world: Any, tokens: int, statu
     assert result.status is status
 
 
+LOST = Answer(scores={"recall": 0.0})
+STILL_THINKING = {"content": "", "reasoning": "The user wants three codes.", "finish_reason": "length"}
+
+
+def test_codes_that_thinking_left_no_room_for_make_the_run_invalid(world: Any) -> None:
+    gate = world.gate()
+    run = world.run(gate, result=STILL_THINKING, row={"answer": LOST}, fingerprint={"weights": "trained"})
+    verdict = decide(gate, run, None)
+    assert verdict.verdict is Verdict.INVALID
+    assert "18 of 18 replies were cut at max_tokens while still reasoning" in verdict.sentence
+    assert check(world, "codes_not_cut", result=STILL_THINKING).status is NOT_APPLICABLE  # random weights
+
+
+def test_most_replies_of_one_cell_are_enough_and_single_ones_are_the_models(world: Any) -> None:
+    trained = {"weights": "trained"}
+    one_cell = {"result": STILL_THINKING, "where": lambda row: row.cell == "p8192-c1", "fingerprint": trained}
+    found = check(world, "codes_not_cut", **one_cell)
+    assert (found.status, found.cells) == (FAILED, ["p8192-c1"])
+    one_reply = {**one_cell, "where": lambda row: row.cell == "p8192-c1" and row.repeat == 0}
+    assert check(world, "codes_not_cut", **one_reply).status is OK
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"content": "ooo", "reasoning": "", "finish_reason": "length"},  # a broken model says nothing and does not end
+        {"content": "", "reasoning": "Hm.", "finish_reason": "stop"},  # it ended by itself
+    ],
+)
+def test_a_reply_that_is_only_wrong_fails_by_its_recall_and_not_as_cut(world: Any, reply: dict[str, Any]) -> None:
+    gate = world.gate()
+    run = world.run(gate, result=reply, row={"answer": LOST}, fingerprint={"weights": "trained"})
+    assert decide(gate, run, None).verdict is Verdict.FAIL
+
+
 def test_length_without_usage_is_unverified(world: Any) -> None:
     assert check(world, "length_within", result={"prompt_tokens": None}).status is UNVERIFIED
 
@@ -174,6 +210,45 @@ def test_a_lag_against_chunk_gaps_is_said_but_fails_nothing_where_no_rule_judges
     assert result.status is OK
     assert "not to be trusted" in result.detail
     assert "6.0 ms event-loop lag against 20 % of the chunk gap of 25.0 ms" in result.detail
+
+
+def test_a_rule_on_the_scaling_of_decode_judges_chunk_gaps(world: Any) -> None:
+    scaling = "rules.ttft={name: ttft, kind: scaling, measure: decode_tok_s, at_least: 0.4}"
+    assert check(world, "client_not_starved", scaling, health={"heartbeat_lag_p99_ms": 6.0}).status is FAILED
+
+
+@pytest.mark.parametrize(
+    ("limit", "health", "part"),
+    [
+        (
+            "itl_p99_ms, at_most: 30",
+            {"heartbeat_lag_p99_ms": 7.0},
+            "7.0 ms event-loop lag against 20 % of the limit of 30",
+        ),
+        ("tpot_median_ms, at_most: 30", {"heartbeat_lag_p99_ms": 7.0}, "of the limit of 30 ms on tpot_median_ms"),
+        ("decode_tok_s, at_least: 40", {"heartbeat_lag_p99_ms": 6.0}, "of the limit of 25 ms on decode_tok_s"),
+        ("itl_max_ms, at_most: 2500", {"heartbeat_lag_max_ms": 600.0}, "600.0 ms longest event-loop lag against 20 %"),
+        ("ttft_max_s, at_most: 10", {"heartbeat_lag_max_ms": 600.0}, "5 % of the limit of 10,000 ms on ttft_max_s"),
+    ],
+)
+def test_a_lag_that_a_limit_on_times_cannot_bear_starves_the_client(
+    world: Any, limit: str, health: dict[str, Any], part: str
+) -> None:
+    judged = f"rules.ttft={{name: ttft, kind: limit, measure: {limit}}}"
+    result = check(world, "client_not_starved", judged, health=health)
+    assert result.status is FAILED
+    assert part in result.detail
+
+
+def test_a_lag_that_a_wide_limit_bears_is_said_to_be_judged_by_it(world: Any) -> None:
+    stall = "rules.ttft={name: ttft, kind: limit, measure: itl_max_ms, at_most: 2500}"
+    result = check(
+        world, "client_not_starved", stall, health={"heartbeat_lag_p99_ms": 6.0, "heartbeat_lag_max_ms": 40.0}
+    )
+    assert result.status is OK
+    assert "not to be trusted" in result.detail
+    assert "itl_max_ms is judged by a limit that bears it" in result.detail
+    assert "no rule judges them" not in result.detail
 
 
 def test_few_chunk_gaps_are_not_compared_with_the_lag(world: Any) -> None:

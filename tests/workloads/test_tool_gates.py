@@ -128,7 +128,7 @@ def test_points_are_those_of_the_conversations_in_every_mode_and_by_both_rule_se
 
     again = json.loads(command("rescore", found["run"]).stdout)
     assert (again["rules"], again["summary"]["total"]["percent"]) == ("v1-jasl", 13)
-    assert [check["status"] for check in again["checks"]] == ["ok", "not_applicable"]
+    assert [check["status"] for check in again["checks"]] == ["ok", "ok", "not_applicable"]
     other = json.loads(command("rescore", found["run"], "--rules", "v1-original").stdout)
     assert [score["rules"] for score in other["scores"]] == ["v1-original"] * 30
     assert other["summary"]["total"]["percent"] == 13  # the mean of 33, 0, 0, 33 and 0

@@ -24,7 +24,7 @@ SPEC = WorkloadSpec(
     matrix=LongContextMatrix,
     checks=(
         *ALWAYS,
-        *("cold_verified", "no_truncation", "length_within", "delivered_concurrency"),
+        *("cold_verified", "no_truncation", "length_within", "codes_not_cut", "delivered_concurrency"),
         *TIMED,
         "comparable",
     ),

@@ -31,6 +31,6 @@ SPEC = WorkloadSpec(
     version=1,
     matrix=NeedleMatrix,
     options=NeedleOptions,
-    checks=(*ALWAYS, "cold_verified", "no_truncation", "length_within", "comparable"),
+    checks=(*ALWAYS, "cold_verified", "no_truncation", "length_within", "codes_not_cut", "comparable"),
     columns=("n", "ttft", "prefill", "failed", "scores"),
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ds4bench.core import CheckResult
 from ds4bench.verdicts.checks.baseline import comparable
 from ds4bench.verdicts.checks.client import client_not_starved, delivered_concurrency
+from ds4bench.verdicts.checks.codes import codes_not_cut
 from ds4bench.verdicts.checks.cold import cold_verified
 from ds4bench.verdicts.checks.completions import all_items_answered, completions_whole
 from ds4bench.verdicts.checks.conversations import (
@@ -57,6 +58,7 @@ CHECKS: dict[str, Check] = {
     "logprobs_complete": logprobs_complete,
     "no_truncation": no_truncation,
     "length_within": length_within,
+    "codes_not_cut": codes_not_cut,
     "full_length_replies": full_length_replies,
     "delivered_concurrency": delivered_concurrency,
     "possible_values": possible_values,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ds4bench.core import CheckResult
 from ds4bench.verdicts.checks.results import failed, ok
@@ -13,7 +14,8 @@ from ds4bench.verdicts.evidence import Batch, Evidence
 from ds4bench.verdicts.wording import percent
 
 if TYPE_CHECKING:
-    from ds4bench.spec.gate import ValiditySpec
+    from ds4bench.spec.gate import GateSpec, ValiditySpec
+    from ds4bench.spec.rules import LimitRule
 
 _ENOUGH_GAPS = 8
 """Fewer chunk gaps than this have no median worth comparing with."""
@@ -35,46 +37,94 @@ def delivered_concurrency(evidence: Evidence) -> CheckResult:
 
 
 def client_not_starved(evidence: Evidence) -> CheckResult:
-    """The client itself was quick enough to be believed: its lag is small against what it measured.
+    """The client itself was quick enough to be believed: its lag is small against what it measured and what is judged.
 
-    Compared are the 99th percentile of the event loop's lag and the latest start of a request with the
-    batch's median TTFT, and the lag with the median gap between chunks where there are enough gaps. A lag
-    that only the gaps cannot bear fails the run where a rule judges them; elsewhere it is said.
+    Compared are the 99th percentile of the event loop's lag and the latest start of a request with the batch's median TTFT,
+    and the lag with the median gap between chunks where there are enough gaps. A lag that only the gaps cannot bear fails
+    the run where a rule compares times of chunks; elsewhere it is said. A ``limit`` on times is absolute: the lag is held
+    against the limit, the longest lag where the limit is on the longest time.
     """
-    limits, judged = evidence.spec.validity, _judges_gaps(evidence)
-    lags = [(batch, *lag) for batch in evidence.batches for lag in _client_lags(batch, limits)]
-    starved = [lag for lag in lags if lag[1] > 1]
-    fatal = [lag for lag in starved if judged or not lag[2]]
+    limits, compared = evidence.spec.validity, _compares_gaps(evidence.spec)
+    bounds = [bound for rule in evidence.spec.rules if rule.kind == "limit" and (bound := _bound(rule))]
+    lags = [(batch, lag) for batch in evidence.batches for lag in _client_lags(batch, limits, bounds)]
+    starved = [(batch, lag) for batch, lag in lags if lag.share > 1]
+    fatal = [(batch, lag) for batch, lag in starved if compared or not lag.of_gaps]
     if fatal:
-        batch, _, _, detail = max(fatal, key=lambda lag: lag[1])
-        sentence = f"the client was starved: {detail} in {batch.cell.id}; free some CPU for it"
-        return failed("client_not_starved", sentence, [lag[0] for lag in fatal])
-    worst = max((lag[1] for lag in lags if judged or not lag[2]), default=0.0)
+        batch, lag = max(fatal, key=_share)
+        sentence = f"the client was starved: {lag.detail} in {batch.cell.id}; free some CPU for it"
+        return failed("client_not_starved", sentence, [batch for batch, _ in fatal])
+    worst = max((lag.share for _, lag in lags if compared or not lag.of_gaps), default=0.0)
     sentence = f"client lag at most {percent(worst)} of what is allowed"
     if starved:
-        batch, _, _, detail = max(starved, key=lambda lag: lag[1])
-        sentence += f"; single chunk gaps of {batch.cell.id} are not to be trusted ({detail}), no rule judges them"
+        batch, lag = max(starved, key=_share)
+        gaps = [bound.rule.measure for bound in bounds if bound.scale == "chunk gap"]
+        why = f"{', '.join(gaps)} is judged by a limit that bears it" if gaps else "no rule judges them"
+        sentence += f"; single chunk gaps of {batch.cell.id} are not to be trusted ({lag.detail}), {why}"
     return ok("client_not_starved", sentence)
 
 
-def _judges_gaps(evidence: Evidence) -> bool:
-    """Whether a rule's metric is made of the times of single chunks, not of the first or of the whole reply."""
-    metrics = {rule.metric for rule in evidence.spec.rules if rule.kind in ("ratio", "geomean_ratio")}
-    return bool(metrics & {"tpot_ms", "tpot_decode_ms"})
+@dataclass(frozen=True)
+class _Bound:
+    """A limit on times as milliseconds, and whether it is on times to first tokens or on times between chunks."""
+
+    rule: LimitRule
+    ms: float
+    scale: Literal["TTFT", "chunk gap"]
 
 
-def _client_lags(batch: Batch, limits: ValiditySpec) -> Iterator[tuple[float, bool, str]]:
-    """(lag / allowed lag, whether chunk gaps are concerned, in words) of each way in which a client can be late."""
+@dataclass(frozen=True)
+class _Lag:
+    """A way in which the client was late: lag / allowed lag, in words, and whether it concerns single chunk gaps alone."""
+
+    share: float
+    detail: str
+    of_gaps: bool = False
+
+
+def _share(found: tuple[Batch, _Lag]) -> float:
+    return found[1].share
+
+
+def _compares_gaps(spec: GateSpec) -> bool:
+    """Whether a rule compares what is made of the times of single chunks, not of the first or of the whole reply."""
+    return any(
+        (rule.kind in ("ratio", "geomean_ratio") and rule.metric in ("tpot_ms", "tpot_decode_ms"))
+        or (rule.kind == "scaling" and rule.measure == "decode_tok_s")
+        for rule in spec.rules
+    )
+
+
+def _bound(rule: LimitRule) -> _Bound | None:
+    """The limit as a time; None where it is not on times of tokens, or is 0."""
+    value = rule.at_most or rule.at_least
+    if not value:
+        return None
+    if rule.measure.startswith("ttft_"):
+        return _Bound(rule, 1000 * value, "TTFT")
+    if rule.measure.startswith(("tpot_", "itl_")):
+        return _Bound(rule, value, "chunk gap")
+    return _Bound(rule, 1000 / value, "chunk gap") if rule.measure == "decode_tok_s" else None
+
+
+def _client_lags(batch: Batch, limits: ValiditySpec, bounds: Sequence[_Bound]) -> Iterator[_Lag]:
+    """Each way in which the client can be late in a batch."""
     health, ttft_ms, gap_ms = batch.row.health, _ttft_ms(batch), _gap_ms(batch)
-    by_ttft, by_gap = limits.max_client_lag_share_ttft, limits.max_client_lag_share_gap
-    for lag_ms, what, scale_ms, name, limit in (
-        (health.heartbeat_lag_p99_ms, "event-loop lag", ttft_ms, "TTFT", by_ttft),
-        (health.lateness_max_ms, "late start", ttft_ms, "TTFT", by_ttft),
-        (health.heartbeat_lag_p99_ms, "event-loop lag", gap_ms, "chunk gap", by_gap),
+    shares = {"TTFT": limits.max_client_lag_share_ttft, "chunk gap": limits.max_client_lag_share_gap}
+    for lag_ms, what, scale_ms, name in (
+        (health.heartbeat_lag_p99_ms, "event-loop lag", ttft_ms, "TTFT"),
+        (health.lateness_max_ms, "late start", ttft_ms, "TTFT"),
+        (health.heartbeat_lag_p99_ms, "event-loop lag", gap_ms, "chunk gap"),
     ):
         if scale_ms is not None:
-            allowed = f"{percent(limit)} of the {name} of {scale_ms:.1f} ms"
-            yield lag_ms / scale_ms / limit, name != "TTFT", f"{lag_ms:.1f} ms {what} against {allowed} allowed"
+            allowed = f"{percent(shares[name])} of the {name} of {scale_ms:.1f} ms"
+            detail = f"{lag_ms:.1f} ms {what} against {allowed} allowed"
+            yield _Lag(lag_ms / scale_ms / shares[name], detail, of_gaps=name != "TTFT")
+    for bound in bounds:
+        longest = "_max_" in bound.rule.measure
+        lag_ms = health.heartbeat_lag_max_ms if longest else health.heartbeat_lag_p99_ms
+        what = "longest event-loop lag" if longest else "event-loop lag"
+        allowed = f"{percent(shares[bound.scale])} of the limit of {bound.ms:,.0f} ms on {bound.rule.measure}"
+        yield _Lag(lag_ms / bound.ms / shares[bound.scale], f"{lag_ms:.1f} ms {what} against {allowed} allowed")
 
 
 def _ttft_ms(batch: Batch) -> float | None:

@@ -19,7 +19,7 @@ def reasoning_parsed(evidence: Evidence) -> CheckResult:
     tagged = [batch for batch, row in answered if any(tag in row.result.content for tag in _TAGS)]
     if not tagged:
         return ok(name, "no thinking tag in any content")
-    if _random_weights(evidence):
+    if evidence.random_weights:
         return not_applicable(name, f"random weights write any token, thinking tags in {len(tagged)} replies too")
     detail = f"{len(tagged)} of {len(answered)} replies have a thinking tag inside the content, in {names(tagged)}"
     return failed(name, f"{detail}; start the serve with its reasoning parser", tagged)
@@ -62,7 +62,7 @@ def replies_not_cut(evidence: Evidence) -> CheckResult:
     detail = f"{len(cut)} of {len(held)} conversations have a reply cut at max_tokens {most:,}"
     if len(cut) <= evidence.spec.validity.max_cut_share * len(held):
         return ok(name, detail)
-    if _random_weights(evidence):
+    if evidence.random_weights:
         return not_applicable(name, f"{detail} (random weights end where they like)")
     return failed(name, f"{detail}; raise request.max_tokens, or see why the replies do not end", cut)
 
@@ -77,7 +77,7 @@ def tools_called(evidence: Evidence) -> CheckResult:
     detail = f"{called} of {len(asked)} replies to prompts that ask for a tool call one"
     if called:
         return ok(name, detail)
-    if _random_weights(evidence):
+    if evidence.random_weights:
         return not_applicable(name, f"{detail} (random weights call none): only the parsing of text was measured")
     return failed(name, f"{detail}; start the serve with its tool-call parser", [batch for batch, _ in asked])
 
@@ -87,8 +87,3 @@ def _conversations(evidence: Evidence) -> Iterator[tuple[Batch, list[RequestRow]
     for batch in evidence.batches:
         for _, rows in groupby(batch.answered, key=lambda row: row.script):
             yield batch, list(rows)
-
-
-def _random_weights(evidence: Evidence) -> bool:
-    fingerprint = evidence.run.manifest.fingerprint
-    return fingerprint is not None and fingerprint.weights == "random"

@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 
 def judge(rule: ScoreRule, evidence: Evidence) -> list[RuleResult]:
     """Mean of ``rule.score`` over all answers that should have it; needs no baseline."""
-    if rule.random_weights == "skip" and _random_weights(evidence):
+    if rule.random_weights == "skip" and evidence.random_weights:
         return [_skipped(rule.name, f"{rule.score}: not applicable (random weights)")]
     scores, asked = _scores(rule.score, evidence)
     return [_against(rule.name, rule.score, scores, asked, rule.threshold, "")]
@@ -27,10 +27,11 @@ def judge(rule: ScoreRule, evidence: Evidence) -> list[RuleResult]:
 
 def judge_recall(rule: RecallRule, evidence: Evidence) -> list[RuleResult]:
     """Mean recall of the sentinel codes over all answers."""
-    if _random_weights(evidence):
+    if evidence.random_weights:
         return [_skipped(rule.name, "recall of the codes: not applicable (random weights)")]
     scores, asked = _scores("recall", evidence)
-    cut = sum(_cut_before_the_codes(row) for _, row in evidence.answered())
+    told = not evidence.spec.request.ignore_eos  # else every reply ends at max_tokens, a finished answer too
+    cut = sum(_cut_before_the_codes(row) for _, row in evidence.answered()) if told else 0
     why = f"; {cut} answers ended at max_tokens before all codes were given" if cut else ""
     return [_against(rule.name, "recall of the codes", scores, asked, rule.threshold, why)]
 
@@ -79,11 +80,6 @@ def _against(name: str, what: str, scores: list[float], asked: int, threshold: f
 
 def _skipped(name: str, sentence: str) -> RuleResult:
     return RuleResult(rule=name, verdict=Verdict.SKIPPED, sentence=sentence, primary=False)
-
-
-def _random_weights(evidence: Evidence) -> bool:
-    fingerprint = evidence.run.manifest.fingerprint
-    return fingerprint is not None and fingerprint.weights == "random"
 
 
 def _cut_before_the_codes(row: RequestRow) -> bool:
