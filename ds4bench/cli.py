@@ -13,7 +13,11 @@ from ds4bench.cli_options import (
     GateData,
     Json,
     JunitFile,
+    MaxCost,
+    MaxRequests,
+    Overrides,
     Port,
+    Prices,
     Quiet,
     ServeArgs,
     ServeProfile,
@@ -84,14 +88,7 @@ def gate(
             "there is none; [b]none[/b]: measure only."
         ),
     ] = "none",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PATH=VALUE",
-            help="Override a value of the gate, e.g. --set request.max_tokens=64; repeat it.",
-        ),
-    ] = None,
+    set_: Overrides = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Repeats instead of the gate's own.")] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted or whose serve died.")
@@ -107,13 +104,9 @@ def gate(
     serve_profile: ServeProfile = None,
     port: Port = None,
     kernels: Kernels = None,
-    max_requests: Annotated[
-        int | None, typer.Option(min=1, help="Hosted: end the run before it sends more requests than this.")
-    ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Hosted: end the run before it can cost more (currency of --prices).")
-    ] = None,
-    prices: Annotated[str | None, typer.Option(metavar="FILE", help="Hosted: price table of your own, YAML.")] = None,
+    max_requests: MaxRequests = None,
+    max_cost: MaxCost = None,
+    prices: Prices = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be launched and sent, and stop there.")
     ] = False,
@@ -135,6 +128,9 @@ def gate(
     from ds4bench.commands.gate import GateOptions, run_gate
     from ds4bench.targets.choice import Serving
 
+    serving = Serving(
+        engine_python, serve_profile, port, kernels=kernels, max_requests=max_requests, max_cost=max_cost, prices=prices
+    )
     options = GateOptions(
         gate=name,
         target=target.value,
@@ -150,15 +146,7 @@ def gate(
         json=json_,
         quiet=quiet,
         data=data,
-        serving=Serving(
-            engine_python,
-            serve_profile,
-            port,
-            max_requests=max_requests,
-            max_cost=max_cost,
-            prices=prices,
-            kernels=kernels,
-        ),
+        serving=serving,
         dry_run=dry_run,
     )
     raise typer.Exit(run_gate(options))
@@ -196,6 +184,9 @@ def promote(
     serve_profile: ServeProfile = None,
     port: Port = None,
     kernels: Kernels = None,
+    max_requests: MaxRequests = None,
+    max_cost: MaxCost = None,
+    prices: Prices = None,
     resume: Annotated[
         str | None,
         typer.Option(metavar="SUITE_RUN", help="Go on with a suite that was interrupted or whose serve died."),
@@ -213,7 +204,9 @@ def promote(
     from ds4bench.run_session import TargetOptions
     from ds4bench.targets.choice import Serving
 
-    serving = Serving(engine_python, serve_profile, port, kernels=kernels)
+    serving = Serving(
+        engine_python, serve_profile, port, kernels=kernels, max_requests=max_requests, max_cost=max_cost, prices=prices
+    )
     options = PromoteOptions(
         suite=suite,
         target=TargetOptions(target.value, url, model, tuple(serve_arg or ()), serving),
@@ -231,6 +224,7 @@ def calibrate(
     target: Annotated[
         TargetName, typer.Option(help="Who answers; ds4bench must launch it, to restart it between the runs.")
     ] = TargetName.EMBEDDED,
+    url: Annotated[str | None, typer.Option(help="Base URL of a hosted API instead of its own.")] = None,
     model: Annotated[str | None, typer.Option(help="Model id to ask for.")] = None,
     runs: Annotated[int, typer.Option(min=3, help="A/A runs, the serve is restarted before each.")] = 5,
     from_: Annotated[
@@ -241,11 +235,14 @@ def calibrate(
         str, typer.Option(help="Where the noise is stored: [b]here[/b] or a promoted baseline.")
     ] = "here",
     profile: Annotated[str | None, typer.Option(help="Profile of the gate file.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value.")] = None,
+    set_: Overrides = None,
     repeats: Annotated[int | None, typer.Option(min=2, help="Repeats of each run instead of the gate's own.")] = None,
     serve_arg: ServeArgs = None,
     engine_python: EnginePython = None,
     serve_profile: ServeProfile = None,
+    max_requests: MaxRequests = None,
+    max_cost: MaxCost = None,
+    prices: Prices = None,
     data: GateData = None,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -259,9 +256,10 @@ def calibrate(
     from ds4bench.run_session import TargetOptions
     from ds4bench.targets.choice import Serving
 
+    serving = Serving(engine_python, serve_profile, max_requests=max_requests, max_cost=max_cost, prices=prices)
     options = CalibrateOptions(
         gate=name,
-        target=TargetOptions(target.value, None, model, tuple(serve_arg or ()), Serving(engine_python, serve_profile)),
+        target=TargetOptions(target.value, url, model, tuple(serve_arg or ()), serving),
         profile=profile,
         overrides=tuple(set_ or ()),
         repeats=repeats,

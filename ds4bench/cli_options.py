@@ -30,6 +30,23 @@ ServeProfile = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="How vllm or sglang serves: rtx-pro-6000-tp2, h200, cpu, ... or a YAML file."),
 ]
+MaxRequests = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Hosted: end before more requests than this are sent in all, over every run of the command."
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(min=0, help="Hosted: end before all of it can cost more than this (currency of --prices)."),
+]
+Prices = Annotated[str | None, typer.Option(metavar="FILE", help="Hosted: price table of your own, YAML.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Override a value of the gate, e.g. --set request.max_tokens=64; repeat it."
+    ),
+]
 GateData = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Local copy of the data that the gate reads, e.g. MT-bench's question.jsonl."),

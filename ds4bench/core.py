@@ -229,6 +229,10 @@ class KernelUse(msgspec.Struct, frozen=True, kw_only=True):
     backends: dict[str, str] | None = None
 
 
+UNKNOWN_METHOD = "unknown-"
+"""Before the depth of a speculation whose method the serve does not tell."""
+
+
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     """Who answered, on what. Stored with every run; never holds a secret."""
 
@@ -238,12 +242,17 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str | None = None
     weights: str | None = None  # "random", "trained", None = unknown
     prefix_caching: bool | None = None
-    speculative: str | None = None
+    speculative: str | None = None  # method and depth, "unknown-2" where only the depth is known; see ``speculation``
     flags: dict[str, Any] = {}
     faults: list[str] = []
     hardware: dict[str, Any] = {}  # cpu, cores, gpus (names), driver: of the serve's machine when it is this one
     local: bool = False
     kernels: KernelUse | None = None  # where the serve was launched with --kernels
+
+    @property
+    def speculation(self) -> str | None:
+        """``speculative``; ``off`` where the serve told how it serves and named none; None: unknown."""
+        return "off" if self.speculative is None and self.prefix_caching is not None else self.speculative
 
 
 class DataIdentity(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ds4bench.core import Baseline, Verdict
-from ds4bench.errors import SpecError, WorkloadError
+from ds4bench.errors import SpecError, TargetDiedError, WorkloadError
 from ds4bench.run_session import (
     Prepared,
     Started,
@@ -80,9 +80,19 @@ def _job(
     return Job(entry, prepare(gate, data.get(entry.gate, entry.data)), record)
 
 
-def lines_of(jobs: Sequence[Job]) -> list[SuiteLine]:
-    """What is known of every gate, from the run folders."""
-    return [_line(job) for job in jobs]
+def reopen(state: SuiteRun) -> None:
+    """Before a suite goes on: the gate in which its serve was lost is measured to its end."""
+    for record in state.gates:
+        run_id = record.run or record.baseline_run
+        if state.died is not None and record.done and run_id and runs.load_run(run_id).died:
+            record.done = False
+    state.died = None
+
+
+def lines_of(jobs: Sequence[Job], died: str | None = None) -> list[SuiteLine]:
+    """What is known of every gate, from the run folders; of one that was not run, why the suite ended before it."""
+    lines = [_line(job) for job in jobs]
+    return [replace(line, sentence=died) if died and line.verdict is None else line for line in lines]
 
 
 def _line(job: Job) -> SuiteLine:
@@ -120,7 +130,11 @@ class SuiteRunner:
         left = [job for job in self.jobs if not job.record.done]
         for number, (flags, group) in enumerate(groupby(left, key=lambda job: tuple(job.entry.serve_args))):
             target = replace(self.target, serve_args=(*self.target.serve_args, *flags))
-            await self._group(list(group), target, number)
+            try:
+                await self._group(list(group), target, number)
+            except TargetDiedError as error:  # a budget that ends between two runs, where no run can record it
+                self.state.died = str(error)
+                suite_runs.save(self.state)
             if self.state.died is not None:
                 return
 

@@ -26,8 +26,23 @@ def parse_counters(text: str) -> dict[str, float]:
                 name = sample.name if value is None else f'{sample.name}{{{label}="{value}"}}'
                 totals[name] = totals.get(name, 0.0) + sample.value
     except ValueError as error:
-        raise TargetError(f"/metrics is not Prometheus text: {error}; is the base URL right?") from error
+        raise _not_prometheus(error) from error
     return totals
+
+
+def _not_prometheus(error: ValueError) -> TargetError:
+    return TargetError(f"/metrics is not Prometheus text: {error}; is the base URL right?")
+
+
+def labels_of(text: str, name: str) -> list[dict[str, str]]:
+    """The labels of every sample of a name. Raises TargetError if the text is not Prometheus text."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError as error:
+        raise _not_prometheus(error) from error
+    return [dict(sample.labels) for family in families for sample in family.samples if sample.name == name]
 
 
 def delta(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:

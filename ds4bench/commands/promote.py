@@ -12,8 +12,9 @@ from ds4bench.errors import SpecError
 from ds4bench.run_session import RunInterruptedError, TargetOptions
 from ds4bench.spec.suite import load_suite
 from ds4bench.store import suite_runs
-from ds4bench.suite_runner import SuiteRunner, lines_of, make_jobs
+from ds4bench.suite_runner import SuiteRunner, lines_of, make_jobs, reopen
 from ds4bench.targets.choice import Serving
+from ds4bench.targets.pacing import Account
 from ds4bench.verdicts.exit_codes import EXIT
 from ds4bench.verdicts.promotion import Promotion, promotion
 
@@ -52,13 +53,16 @@ def run_promote(options: PromoteOptions) -> int:
     suite = load_suite(state.suite)
     jobs = make_jobs(suite, _paths(state.asked.get("data")), state.gates)
     state.gates = [job.record for job in jobs]
+    _keep_account(state, target.serving.account)
     progress = make_progress(quiet=options.reports.quiet or options.reports.json)
     try:
         asyncio.run(SuiteRunner(jobs, target, state.baseline, state, progress).run())
     except RunInterruptedError:
         progress.note(f"interrupted; everything finished is kept: ds4bench promote --resume {state.run_id}")
         return INTERRUPTED
-    outcome = promotion(lines_of(jobs))
+    if state.died is not None:
+        progress.note(f"{state.died}; what is left goes on with: ds4bench promote --resume {state.run_id}")
+    outcome = promotion(lines_of(jobs, state.died))
     report(outcome, {"suite": suite.name, "suite_run": state.run_id}, suite.name, options.reports)
     return EXIT[outcome.verdict]
 
@@ -86,19 +90,9 @@ def data_paths(pairs: Sequence[str]) -> dict[str, str]:
 
 def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]:
     """The suite run to begin or to go on with, and who answers."""
-    target = options.target
     if options.resume is not None:
-        state = suite_runs.load(options.resume)
-        if options.suite is not None and options.suite != state.suite:
-            raise SpecError(f"suite run {options.resume} is of suite {state.suite}, not {options.suite}")
-        state.died = None
-        stored: Any = state.asked
-        flags = tuple(str(flag) for flag in stored["serve_args"])
-        serving = Serving(
-            stored["engine_python"], stored["serve_profile"], stored["port"], kernels=stored.get("kernels")
-        )
-        return state, TargetOptions(stored["target"], stored["url"], stored["model"], flags, serving)
-    suite = options.suite or "promotion"
+        return _resumed(options, options.resume)
+    target, suite = options.target, options.suite or "promotion"
     asked: dict[str, object] = {
         "target": target.name,
         "url": target.url,
@@ -108,6 +102,7 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
         "serve_profile": target.serving.profile,
         "port": target.serving.port,
         "kernels": target.serving.kernels,
+        **_limits(target.serving),
         "data": data_paths(options.data),
     }
     name = load_suite(suite).name
@@ -116,6 +111,40 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
         asked=asked, gates=[],
     )  # fmt: skip
     return state, target
+
+
+def _resumed(options: PromoteOptions, run_id: str) -> tuple[suite_runs.SuiteRun, TargetOptions]:
+    """A suite run as it was asked for; limits that are given now replace its own, what it has spent stays spent."""
+    state = suite_runs.load(run_id)
+    if options.suite is not None and options.suite != state.suite:
+        raise SpecError(f"suite run {run_id} is of suite {state.suite}, not {options.suite}")
+    reopen(state)
+    given = _limits(options.target.serving)
+    state.asked |= {name: value for name, value in given.items() if value is not None}
+    stored: Any = state.asked
+    spent = state.spending or suite_runs.Spending()
+    serving = Serving(
+        stored["engine_python"], stored["serve_profile"], stored["port"], kernels=stored.get("kernels"),
+        **{name: stored.get(name) for name in given},
+        account=Account(spent.requests, spent.refused, spent.spent),
+    )  # fmt: skip
+    flags = tuple(str(flag) for flag in stored["serve_args"])
+    return state, TargetOptions(stored["target"], stored["url"], stored["model"], flags, serving)
+
+
+def _limits(serving: Serving) -> dict[str, Any]:
+    return {"max_requests": serving.max_requests, "max_cost": serving.max_cost, "prices": serving.prices}
+
+
+def _keep_account(state: suite_runs.SuiteRun, account: Account) -> None:
+    """Every request that costs is on disk before it is sent, with the most that it can cost: a kill loses none."""
+
+    def keep() -> None:
+        most = account.spent + account.reserved
+        state.spending = suite_runs.Spending(requests=account.requests, refused=account.refused, spent=most)
+        suite_runs.save(state)
+
+    account.on_change = keep
 
 
 def _paths(stored: object) -> dict[str, str]:

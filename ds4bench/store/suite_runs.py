@@ -32,6 +32,14 @@ class SuiteGate(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
 
 
+class Spending(msgspec.Struct, frozen=True, kw_only=True):
+    """What a suite has sent to an API that costs, and what that can have cost at most, in the price table's currency."""
+
+    requests: int = 0
+    refused: int = 0
+    spent: float = 0.0
+
+
 class SuiteRun(msgspec.Struct, kw_only=True):
     """``suite.json``: the suite, what it was asked with, and its gates in order."""
 
@@ -42,6 +50,7 @@ class SuiteRun(msgspec.Struct, kw_only=True):
     asked: dict[str, object]
     gates: list[SuiteGate]
     died: str | None = None  # why the serve was lost, when it was
+    spending: Spending | None = None
 
 
 def suites_dir() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, Launch, plan_launch
 from ds4bench.targets.hosted import HostedTarget
 from ds4bench.targets.kernels import KernelWatch, check_plugin, parse_choice, watch
-from ds4bench.targets.pacing import Limits, Pacing
+from ds4bench.targets.pacing import Account, Limits, Pacing
 from ds4bench.targets.preflight import interpreter
 from ds4bench.targets.pricing import Priced, price_of
 from ds4bench.targets.profile import load_profile
@@ -26,7 +26,8 @@ class Serving:
     """How the serve is launched, or what a hosted one may cost. None: the profile's own.
 
     ``environment`` is set on top of the profile's for a launched engine. ``prices`` is the path of a price table.
-    ``kernels`` is ``bundled``, ``engine`` or ``ops=NAME,NAME``.
+    ``kernels`` is ``bundled``, ``engine`` or ``ops=NAME,NAME``. ``account`` is what the limits are held against: one for all
+    that a command starts.
     """
 
     engine_python: str | None = None
@@ -39,6 +40,7 @@ class Serving:
     max_cost: float | None = None
     prices: str | None = None
     kernels: str | None = None
+    account: Account = field(default_factory=Account, compare=False, repr=False)
 
     def check(self, target: str, model: str | None) -> None:
         """Raises TargetError for options that the target has no use for, or lacks."""
@@ -104,7 +106,8 @@ def make_target(
         return EngineTarget(launch, log_path, hardware=hardware, ready_deadline_s=serving.ready_deadline_s)
     profile = load_profile(target)
     wanted = model or profile.model or ""
-    pacing = Pacing(Limits(serving.max_requests, serving.max_cost), priced(wanted, serving), lambda _: None)
+    limits = Limits(serving.max_requests, serving.max_cost)
+    pacing = Pacing(limits, priced(wanted, serving), lambda _: None, serving.account)
     key = env.key(profile.key_env) if profile.key_env else None
     return HostedTarget(profile, key, pacing, model=wanted, url=url)
 

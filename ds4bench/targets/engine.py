@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ds4bench.client.control import ControlClient
-from ds4bench.core import Fingerprint
+from ds4bench.core import UNKNOWN_METHOD, Fingerprint
 from ds4bench.errors import TargetError
 from ds4bench.targets import preflight
 from ds4bench.targets.base import Endpoint, Report
@@ -276,7 +276,7 @@ def launched_fingerprint(
         engine=profile.engine,
         engine_version=told.engine_version or version,
         prefix_caching=_prefix_caching(profile.engine, flags) if told.prefix_caching is None else told.prefix_caching,
-        speculative=told.speculative or _speculative(flags),
+        speculative=_speculative(flags) or told.speculative if _of_unknown_method(told) else told.speculative,
         weights="random" if flags.get("load-format") == "dummy" else told.weights,
         flags={**told.flags, **flags, "profile": profile.name, "environment": dict(launch.environment)},
     )
@@ -302,10 +302,14 @@ def _prefix_caching(engine: str, flags: Mapping[str, Any]) -> bool | None:
     return "disable-radix-cache" not in flags if engine == "sglang" else None
 
 
+def _of_unknown_method(told: Fingerprint) -> bool:
+    return told.speculative is None or told.speculative.startswith(UNKNOWN_METHOD)
+
+
 def _speculative(flags: Mapping[str, Any]) -> str | None:
     text = flags.get("speculative-config")
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         config = json.loads(str(text))
-        return f"{config.get('method', 'unknown')}-{config.get('num_speculative_tokens', '?')}"
+        return f"{config.get('method', UNKNOWN_METHOD[:-1])}-{config.get('num_speculative_tokens', '?')}"
     algorithm = flags.get("speculative-algorithm")
     return str(algorithm) if algorithm else None

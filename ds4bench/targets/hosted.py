@@ -20,7 +20,7 @@ _TIMEOUT_S = 120.0
 class HostedTarget(ForeignServe):
     """``profile`` says where; ``api_key`` is sent as a bearer token and kept out of every ``repr``.
 
-    ``pacing`` is the run's budget; its reports go where ``start``'s do. ``model`` None: the profile's.
+    ``pacing`` is the command's budget; its reports go where ``start``'s do. ``model`` None: the profile's.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class HostedTarget(ForeignServe):
 
     async def stop(self) -> None:
         """Say what was spent."""
-        if self.pacing.requests:
+        if self.pacing.account.requests:
             self.pacing.report(self.pacing.summary())
 
     async def _check_listed(self, control: ControlClient) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ds4bench.client.control import ControlClient
-from ds4bench.core import Fingerprint
+from ds4bench.client.prometheus import labels_of, parse_counters
+from ds4bench.core import UNKNOWN_METHOD, Fingerprint
 from ds4bench.errors import TargetError
 from ds4bench.targets.dialect import Dialect, dialect_of
 
@@ -44,7 +45,7 @@ async def identify(
     where = dict(hardware or {}) if local else {}
     version = _mapping(await control.get_json("/version"))
     engine, because = await _engine(control, version, card)
-    told = await _told_by_engine(control, engine, version)
+    told = await _told_by_engine(control, engine, version, card)
     fingerprint = Fingerprint(
         engine=str(version["engine"]) if engine == "embedded" else engine,
         model=card["id"],
@@ -101,7 +102,9 @@ async def _engine(control: ControlClient, version: Mapping[str, Any], card: Mapp
     return "openai", f"neither /version, /metrics nor /v1/models names an engine{said}"
 
 
-async def _told_by_engine(control: ControlClient, engine: str, version: Mapping[str, Any]) -> dict[str, Any]:
+async def _told_by_engine(
+    control: ControlClient, engine: str, version: Mapping[str, Any], card: Mapping[str, Any]
+) -> dict[str, Any]:
     """Fields of the fingerprint that only this engine tells."""
     if engine == "embedded":
         return {
@@ -116,7 +119,29 @@ async def _told_by_engine(control: ControlClient, engine: str, version: Mapping[
     if engine == "sglang":
         return _told_by_sglang(await _sglang_info(control))
     told = version.get("version")
-    return {"engine_version": told if isinstance(told, str) else None}
+    said = {"engine_version": told if isinstance(told, str) else None}
+    return said | _told_by_vllm(await control.metrics_text() or "", card) if engine == "vllm" else said
+
+
+_VLLM_CARD = ("root", "max_model_len")
+_VLLM_CACHE = ("block_size", "cache_dtype")
+"""The number of blocks is left out: it follows from the memory that a launch finds, and resumes must find the same flags."""
+
+
+def _told_by_vllm(metrics: str, card: Mapping[str, Any]) -> dict[str, Any]:
+    """By its model card, its ``cache_config_info`` and the counters that it has only where speculation is configured.
+    They tell how many tokens are drafted, but not by what: ``unknown-2``."""
+    caches = labels_of(metrics, "vllm:cache_config_info")  # one an engine
+    counters = parse_counters(metrics)
+    depth = sum(name.startswith("vllm:spec_decode_num_accepted_tokens_per_pos_total{") for name in counters)
+    speculates = "vllm:spec_decode_num_drafts_total" in counters
+    caching = {cache.get("enable_prefix_caching") for cache in caches}
+    flags = {name: card[name] for name in _VLLM_CARD if card.get(name) is not None}
+    return {
+        "prefix_caching": {"True": True, "False": False}.get(caching.pop() or "") if len(caching) == 1 else None,
+        "speculative": f"{UNKNOWN_METHOD}{depth or '?'}" if speculates else None,
+        "flags": flags | {name: caches[0][name] for name in _VLLM_CACHE if caches and name in caches[0]},
+    }
 
 
 async def _sglang_info(control: ControlClient) -> Mapping[str, Any]:

@@ -27,23 +27,40 @@ _BYTES_PER_TOKEN = 2.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may spend: requests sent, and money in the price table's currency. None: no limit."""
+    """What a command may spend: requests sent, and money in the price table's currency. None: no limit."""
 
     max_requests: int | None = None
     max_cost: float | None = None
 
 
-class Pacing:
-    """The account of one run. ``report`` gets a line for each pause."""
+@dataclass
+class Account:
+    """What a command has sent and spent, over all the serves that it starts; ``reserved`` is the most that requests in
+    flight can cost. ``on_change`` is told before a request is sent and after it has ended.
+    """
 
-    def __init__(self, limits: Limits, priced: Priced | None, report: Callable[[str], None]) -> None:
+    requests: int = 0
+    refused: int = 0
+    spent: float = 0.0
+    reserved: float = 0.0
+    on_change: Callable[[], None] | None = None
+
+    def changed(self) -> None:
+        """Tell ``on_change``."""
+        if self.on_change is not None:
+            self.on_change()
+
+
+class Pacing:
+    """The budget of one serve, kept in an ``account`` that others may share. ``report`` gets a line for each pause."""
+
+    def __init__(
+        self, limits: Limits, priced: Priced | None, report: Callable[[str], None], account: Account | None = None
+    ) -> None:
         self.limits = limits
         self.priced = priced
         self.report = report
-        self.requests = 0
-        self.refused = 0
-        self.spent = 0.0
-        self._reserved = 0.0
+        self.account = Account() if account is None else account
 
     def admit(self, body: Mapping[str, Any]) -> float:
         """Count a request that is about to be sent and reserve the most it can cost, which is returned.
@@ -51,26 +68,28 @@ class Pacing:
         Raises TargetDiedError when it would pass a limit: the run ends there, with everything kept.
         """
         most = self._most(body)
-        limits = self.limits
-        if limits.max_requests is not None and self.requests >= limits.max_requests:
+        limits, account = self.limits, self.account
+        if limits.max_requests is not None and account.requests >= limits.max_requests:
             raise TargetDiedError(
                 f"--max-requests {limits.max_requests} is reached ({self.summary()}): raise it to go on"
             )
-        if limits.max_cost is not None and self.spent + self._reserved + most > limits.max_cost:
+        if limits.max_cost is not None and account.spent + account.reserved + most > limits.max_cost:
             raise TargetDiedError(
                 f"--max-cost {limits.max_cost:g} could be passed by the next request ({self.summary()}): raise it to go on"
             )
-        self.requests += 1
-        self._reserved += most
+        account.requests += 1
+        account.reserved += most
+        account.changed()
         return most
 
     def settle(self, reserved: float, result: RequestResult) -> None:
         """A request has ended. Raises TargetDiedError when the key is refused or the balance is used up."""
-        self._reserved -= reserved
+        self.account.reserved -= reserved
         if self.priced is not None:
             # A stream that broke tells no usage, but was computed and may be charged.
             lost = result.http_status == 200 and result.prompt_tokens is None
-            self.spent += reserved if lost else self.priced.price.of(result)
+            self.account.spent += reserved if lost else self.priced.price.of(result)
+        self.account.changed()
         if result.error == "http_401":
             raise TargetDiedError("the key was refused (HTTP 401); check the environment variable that holds it")
         if result.error == "http_402":
@@ -80,23 +99,25 @@ class Pacing:
         """How long to wait before the next request in place of a refused one; None when this one stands."""
         if result.error not in _REFUSALS or refusals >= MOST_REFUSALS:
             return None
-        self.refused += 1
+        self.account.refused += 1
         asked = result.retry_after_s
         pause = asked if asked is not None else _FIRST_PAUSE_S * 2**refusals
         return min(max(pause, 0.0), _LONGEST_PAUSE_S)
 
     def summary(self) -> str:
         """One clause: requests, refusals, cost."""
-        refused = f", {self.refused} refused for their rate" if self.refused else ""
+        account = self.account
+        refused = f", {account.refused} refused for their rate" if account.refused else ""
         if self.priced is None:
-            return f"{self.requests} requests sent{refused}"
-        return f"{self.requests} requests sent{refused}, {self.spent:.4f} {self.priced.currency} spent"
+            return f"{account.requests} requests sent{refused}"
+        return f"{account.requests} requests sent{refused}, {account.spent:.4f} {self.priced.currency} spent"
 
     def count_call(self, body: Mapping[str, Any]) -> None:
         """A request outside the measurement, as for counting tokens: charged at the most it can cost."""
         most = self.admit(body)
-        self._reserved -= most
-        self.spent += most
+        self.account.reserved -= most
+        self.account.spent += most
+        self.account.changed()
 
     def _most(self, body: Mapping[str, Any]) -> float:
         if self.priced is None:

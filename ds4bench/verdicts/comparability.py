@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ds4bench.core import Baseline, Fingerprint, RunManifest
+from ds4bench.core import UNKNOWN_METHOD, Baseline, Fingerprint, RunManifest
 from ds4bench.spec.workloads import WORKLOADS
 
 _SAME_SERVE = {
@@ -18,9 +18,10 @@ _SAME_SERVE = {
     "model_revision": "model revision",
     "weights": "weights",
     "prefix_caching": "prefix caching",
-    "speculative": "speculative decoding",
+    "speculation": "speculative decoding",
 }
-_HOW_IT_SERVES = ("prefix_caching", "speculative")
+_HOW_IT_SERVES = ("prefix_caching", "speculation")
+MACHINE = "machine"
 _NOTHING = object()
 
 
@@ -52,18 +53,49 @@ def comparable_baselines(first: Baseline, second: Baseline) -> list[str]:
 
 
 def _serve_reasons(ours: Fingerprint, theirs: Fingerprint, measurement: Mapping[str, Any]) -> list[str]:
-    declared = WORKLOADS.get(str(measurement.get("workload")))
-    model_alone = declared is not None and not declared.machine_matters
     reasons = [
         _differs(words, getattr(ours, field), getattr(theirs, field))
-        for field, words in _SAME_SERVE.items()
-        if not (model_alone and field in _HOW_IT_SERVES) and getattr(ours, field) != getattr(theirs, field)
+        for field, words in _what_matters(measurement).items()
+        if getattr(ours, field) != getattr(theirs, field)
+        and not (field == "speculation" and _same_but_for_the_method(ours, theirs))
     ]
-    if not model_alone:
+    if not _model_alone(measurement):
         reasons += [_differs(f"hardware {k}", a, b) for k, a, b in differences(ours.hardware, theirs.hardware)]
     if theirs.faults:
         reasons.append(f"the baseline was measured with injected faults ({', '.join(theirs.faults)})")
     return reasons
+
+
+def untold(ours: Fingerprint, theirs: Fingerprint, measurement: Mapping[str, Any]) -> list[str]:
+    """What of two comparable serves could not be compared, because neither tells it, or one not all of it."""
+    told_by_neither = [
+        words
+        for field, words in _what_matters(measurement).items()
+        if getattr(ours, field) is None and getattr(theirs, field) is None
+    ]
+    if not _model_alone(measurement):
+        if any((side.speculation or "").startswith(UNKNOWN_METHOD) for side in (ours, theirs)):
+            told_by_neither.append(f"method of {_SAME_SERVE['speculation']}")
+        if not ours.hardware and not theirs.hardware:
+            told_by_neither.append(MACHINE)
+    return told_by_neither
+
+
+def _model_alone(measurement: Mapping[str, Any]) -> bool:
+    """Whether the workload asks about the model only, however it is served."""
+    declared = WORKLOADS.get(str(measurement.get("workload")))
+    return declared is not None and not declared.machine_matters
+
+
+def _what_matters(measurement: Mapping[str, Any]) -> dict[str, str]:
+    alone = _model_alone(measurement)
+    return {field: words for field, words in _SAME_SERVE.items() if not (alone and field in _HOW_IT_SERVES)}
+
+
+def _same_but_for_the_method(ours: Fingerprint, theirs: Fingerprint) -> bool:
+    """Whether both draft as many tokens, and one does not tell by what."""
+    (a, _, a_depth), (b, _, b_depth) = ((side.speculation or "").rpartition("-") for side in (ours, theirs))
+    return f"{UNKNOWN_METHOD[:-1]}" in (a, b) and a_depth == b_depth
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -92,5 +92,5 @@ def _counts_as(line: SuiteLine) -> Verdict:
 
 def _blame(line: SuiteLine) -> str:
     if line.verdict is None:
-        return f"{line.gate} was not run"
+        return f"{line.gate} was not run" + (f": {line.sentence}" if line.sentence else "")
     return f"{line.gate}: {line.sentence.removesuffix(f': {line.verdict}')}"

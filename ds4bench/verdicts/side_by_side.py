@@ -227,7 +227,7 @@ def _notes(first: RunData, second: RunData) -> list[str]:
     notes = []
     if ours.local != theirs.local:
         notes.append("one serve is remote: its latencies include the network, and TTFT its queue of other users")
-    for name, words in (("prefix_caching", "prefix caching"), ("speculative", "speculative decoding")):
+    for name, words in (("prefix_caching", "prefix caching"), ("speculation", "speculative decoding")):
         a, b = getattr(ours, name), getattr(theirs, name)
         if a != b:
             notes.append(f"{words} is {_word(a)} in the first run, {_word(b)} in the second")

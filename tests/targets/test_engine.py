@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
-from ds4bench.targets.engine import EngineTarget, plan_launch
+from ds4bench.targets.engine import EngineTarget, Launch, launched_fingerprint, plan_launch
 from ds4bench.targets.profile import load_profile
 from tests.targets.fake_serve import GATE, PROFILE, ds4bench, fake_processes, gone_soon, runs
 
@@ -172,3 +173,20 @@ def test_bad_options_are_one_line_and_exit_code_2(tmp_path: Path, args: list[str
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert words in err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("told", "words", "speculative"),
+    [
+        ("unknown-2", ["--speculative-config", '{"method":"mtp","num_speculative_tokens":2}'], "mtp-2"),
+        ("unknown-3", [], "unknown-3"),  # the model's own configuration asks for it
+        ("EAGLE", ["--speculative-algorithm", "NEXTN"], "EAGLE"),
+        (None, [], None),
+    ],
+)
+def test_the_flags_name_the_method_of_speculation_that_the_serve_does_not(
+    told: str | None, words: list[str], speculative: str | None
+) -> None:
+    launch = Launch(load_profile("vllm"), "m", "python", ("vllm", *words), {}, "127.0.0.1", 1)
+    found = launched_fingerprint(Fingerprint(engine="vllm", model="m", speculative=told), launch, None)
+    assert found.speculative == speculative

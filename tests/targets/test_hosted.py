@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ repeats: {count: 2}
 validity: {max_client_lag_share_ttft: 1.0, max_client_lag_share_gap: 1.0}
 rules:
   - {name: failures, kind: zero_failures}
+"""
+SUITE = """
+name: paid
+title: Two gates of an API that costs
+gates: [hosted.yaml, again.yaml]
+"""
+COMPARING = """  - {name: ttft, kind: ratio, metric: ttft_s, margin: 0.9, session_cv: 0.02}
 """
 SMALLEST = 1 + 1
 """Requests before the first batch: the one that shows that the API answers, and at least one to count tokens."""
@@ -62,30 +70,27 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def run(api: str, tmp_path: Path) -> Run:
+def command(api: str, tmp_path: Path) -> Run:
+    """Runs any command in a folder with two gates and a suite of them; the API begins anew before it."""
     (tmp_path / "hosted.yaml").write_text(GATE)
+    (tmp_path / "again.yaml").write_text(GATE.replace("name: hosted", "name: again"))
+    (tmp_path / "paid.yaml").write_text(SUITE)
 
     def call(*args: str, key: str | None = KEY, **state: Any) -> subprocess.CompletedProcess[str]:
         httpx.post(f"{api}/control", json=state)
         env = {k: v for k, v in os.environ.items() if k != "DEEPSEEK_API_KEY"} | {"DS4BENCH_HOME": str(ROOT)}
         if key is not None:
             env["DEEPSEEK_API_KEY"] = key
-        command = [
-            sys.executable,
-            "-m",
-            "ds4bench.cli",
-            "gate",
-            "hosted.yaml",
-            "--target",
-            "hosted-deepseek",
-            "--url",
-            api,
-        ]
-        return subprocess.run(
-            [*command, *args], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
-        )
+        words = [sys.executable, "-m", "ds4bench.cli", *args]
+        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     return call
+
+
+@pytest.fixture
+def run(command: Run, api: str) -> Run:
+    """Runs the gate."""
+    return partial(command, "gate", "hosted.yaml", "--target", "hosted-deepseek", "--url", api)
 
 
 def log(api: str) -> list[dict[str, Any]]:
@@ -196,3 +201,62 @@ def test_a_model_without_a_price_cannot_have_a_cost_limit(run: Run) -> None:
     out = run("--model", "deepseek-v9", "--max-cost", "1")
     assert out.returncode == 2
     assert "no price for deepseek-v9" in out.stderr
+
+
+def newest_suite(folder: Path) -> dict[str, Any]:
+    [path] = (folder / ".ds4bench" / "suites").glob("*/suite.json")
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def test_the_budget_is_of_the_whole_suite_and_what_is_spent_stays_spent(command: Run, api: str, tmp_path: Path) -> None:
+    promote = partial(command, "promote", "--json")
+    whole = ["--suite", "paid.yaml", "--target", "hosted-deepseek", "--url", api, "--baseline", "none"]
+    out = promote(*whole, "--max-requests", "14")
+    assert out.returncode == 3, out.stderr
+    first, second = json.loads(out.stdout)["gates"]
+    assert first["verdict"] in ("PASS", "INVALID"), first  # INVALID where a busy machine starves the client
+    assert "--max-requests" not in first["sentence"]
+    assert second["verdict"] == "INVALID"
+    assert "--max-requests 14 is reached (14 requests sent" in second["sentence"]
+    assert len(log(api)) == 14
+    suite = newest_suite(tmp_path)
+    assert suite["spending"]["requests"] == 14
+
+    out = promote("--resume", suite["run_id"])
+    assert log(api) == []  # the limit still stands, and what was sent before counts
+    assert "--max-requests 14 is reached" in json.loads(out.stdout)["gates"][1]["sentence"]
+
+    out = promote("--resume", suite["run_id"], "--max-requests", "60")
+    gates = json.loads(out.stdout)["gates"]
+    assert [gate["run"] for gate in gates] == [first["run"], second["run"]]
+    assert "--max-requests" not in gates[1]["sentence"]
+    assert 0 < len(log(api)) <= 60 - 14
+    assert newest_suite(tmp_path)["spending"]["requests"] == 14 + len(log(api))
+
+
+def test_a_suite_whose_budget_ends_before_a_gate_says_so(command: Run, api: str) -> None:
+    target = ["--target", "hosted-deepseek", "--url", api, "--baseline", "none"]
+    prices = ["--max-cost", "0.0000001"]
+    out = command("promote", "--suite", "paid.yaml", *target, *prices, "--json")
+    assert out.returncode == 4, out.stderr
+    document = json.loads(out.stdout)
+    assert "hosted was not run: --max-cost 1e-07 could be passed by the next request" in document["sentence"]
+    assert log(api) == []
+
+
+def test_a_baseline_that_is_measured_first_counts_in_the_budget(run: Run, api: str, tmp_path: Path) -> None:
+    (tmp_path / "hosted.yaml").write_text(GATE + COMPARING)
+    out = run("--json", "--baseline", "here", "--max-requests", "13")
+    assert out.returncode in (3, 4), out.stderr
+    assert len(log(api)) <= 13
+
+
+def test_calibrate_has_one_budget_for_all_its_runs(command: Run, api: str, tmp_path: Path) -> None:
+    (tmp_path / "hosted.yaml").write_text(GATE + COMPARING)
+    out = command(
+        "calibrate", "hosted.yaml", "--target", "hosted-deepseek", "--url", api, "--runs", "3", "--max-requests", "6"
+    )
+    assert out.returncode == 2, out.stdout
+    assert "--max-requests 6 is reached" in out.stderr
+    assert len(log(api)) == 6

@@ -48,6 +48,45 @@ async def test_vllm_is_known_by_its_metrics(serve: Serve) -> None:
     assert (found.dialect.engine, found.fingerprint.engine_version) == ("vllm", "0.33.0")
 
 
+CACHE = (
+    'vllm:cache_config_info{block_size="256",cache_dtype="auto",enable_prefix_caching="%s",engine="%d",'
+    'num_gpu_blocks="9"} 1.0\n'
+)
+SPECULATION = """# TYPE vllm:spec_decode_num_drafts counter
+vllm:spec_decode_num_drafts_total{engine="0"} 0.0
+# TYPE vllm:spec_decode_num_accepted_tokens_per_pos counter
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="0"} 0.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="1"} 0.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("metrics", "prefix_caching", "speculative", "speculation"),
+    [
+        (CACHE % ("True", 0) + SPECULATION, True, "unknown-2", "unknown-2"),
+        (CACHE % ("False", 0), False, None, "off"),  # the series are there only where speculation is configured
+        (CACHE % ("True", 0) + CACHE % ("True", 1), True, None, "off"),
+        (CACHE % ("True", 0) + CACHE % ("False", 1), None, None, None),  # two engines behind one port that disagree
+        ("vllm:num_requests_running 0\n", None, None, None),
+        ("vllm:num_requests_running 0\n" + SPECULATION, None, "unknown-2", "unknown-2"),
+    ],
+)
+async def test_vllms_metrics_tell_of_its_caching_and_speculation(
+    serve: Serve, metrics: str, prefix_caching: bool | None, speculative: str | None, speculation: str | None
+) -> None:
+    found = (await ask(serve({"/v1/models": models("m", owned_by="vllm"), "/metrics": metrics}))).fingerprint
+    assert (found.prefix_caching, found.speculative) == (prefix_caching, speculative)
+    assert found.speculation == speculation
+
+
+async def test_an_attached_vllm_tells_what_it_serves_but_nothing_that_changes_from_launch_to_launch(
+    serve: Serve,
+) -> None:
+    card = models("m", root="/models/flash", max_model_len=4096, parent=None)
+    found = (await ask(serve({"/v1/models": card, "/metrics": CACHE % ("True", 0)}))).fingerprint
+    assert found.flags == {"root": "/models/flash", "max_model_len": 4096, "block_size": "256", "cache_dtype": "auto"}
+
+
 async def test_sglang_is_known_by_its_model_card_and_tells_its_flags(serve: Serve) -> None:
     info = {
         "version": "0.5.23",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ds4bench.core import RequestResult
 from ds4bench.errors import TargetDiedError, TargetError
-from ds4bench.targets.pacing import MOST_REFUSALS, Limits, Pacing, paced
+from ds4bench.targets.pacing import MOST_REFUSALS, Account, Limits, Pacing, paced
 from ds4bench.targets.pricing import ModelPrice, Priced, price_of
 
 PRICE = Priced(ModelPrice(cache_hit=1.0, cache_miss=10.0, output=100.0), "EUR", "2026-11-21")
@@ -38,7 +38,7 @@ def test_what_is_spent_never_passes_the_limit(replies: list[tuple[int, int]], li
         except TargetDiedError:
             break
         pacing.settle(reserved, answered(prompt, made))
-    assert pacing.spent <= limit + 1e-12
+    assert pacing.account.spent <= limit + 1e-12
 
 
 def test_requests_in_flight_are_counted_before_they_end() -> None:
@@ -47,6 +47,31 @@ def test_requests_in_flight_are_counted_before_they_end() -> None:
     pacing.admit(BODY)
     with pytest.raises(TargetDiedError, match="--max-requests 2 is reached"):
         pacing.admit(BODY)
+
+
+def test_serves_of_one_command_share_a_budget() -> None:
+    account = Account()
+    first, second = (Pacing(Limits(max_requests=3), PRICE, lambda _: None, account) for _ in range(2))
+    first.settle(first.admit(BODY), answered())
+    first.count_call(BODY)
+    second.admit(BODY)
+    with pytest.raises(TargetDiedError, match=r"--max-requests 3 is reached \(3 requests sent"):
+        second.admit(BODY)
+
+
+async def test_a_request_and_the_most_it_can_cost_are_told_before_it_is_sent() -> None:
+    account = Account()
+    told: list[tuple[int, float]] = []
+    account.on_change = lambda: told.append((account.requests, account.spent + account.reserved))
+
+    async def send() -> RequestResult:
+        assert told == [(1, pytest.approx(most))]
+        return answered()
+
+    pacing = Pacing(Limits(), PRICE, lambda _: None, account)
+    most = PRICE.price.cost(len(str(BODY["messages"])) // 2 + 64, 100)
+    await paced(pacing, BODY, send, lambda _: None)
+    assert told[1:] == [(1, pytest.approx(PRICE.price.of(answered())))]
 
 
 def test_a_refusal_names_its_own_pause_and_else_the_pause_doubles() -> None:
@@ -69,7 +94,7 @@ async def test_each_refused_request_is_kept_and_the_last_answer_stands() -> None
     result = await paced(pacing, BODY, send, kept.append)
     assert result.ok
     assert [r.error for r in kept] == ["http_429", "http_503"]
-    assert (pacing.requests, pacing.refused) == (3, 2)
+    assert (pacing.account.requests, pacing.account.refused) == (3, 2)
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "key was refused"), (402, "no balance left")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,10 @@ def test_a_skip_that_the_suite_allows_does_not_keep_it_from_a_pass() -> None:
 
 def test_the_sentence_names_the_gate_that_decides() -> None:
     assert promotion([line(P), line(F, gate="bad"), line(F, gate="worse")]).sentence == "bad: slow (and 1 more): FAIL"
-    assert promotion([line(P), line(None, gate="late")]).sentence == "late was not run: INCONCLUSIVE"
+    late = SuiteLine("late", "smoke")
+    assert promotion([line(P), late]).sentence == "late was not run: INCONCLUSIVE"
+    late = replace(late, sentence="the budget is used up")
+    assert promotion([line(P), late]).sentence == "late was not run: the budget is used up: INCONCLUSIVE"
 
 
 def test_a_fail_must_outlive_holm_over_the_gates_of_the_suite() -> None:
