@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from ds4bench.calibration_runs import noise_of
 from ds4bench.core import (
     Answer,
     CheckStatus,
@@ -20,10 +21,12 @@ from ds4bench.core import (
 )
 from ds4bench.spec.base import ItemBatches
 from ds4bench.spec.load import EffectiveGate, effective, load_gate
+from ds4bench.trust import timings
 from ds4bench.verdicts.checks import run_checks
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.evidence import gather
+from ds4bench.verdicts.foresight import foresee
 from tests.records import baseline_of, batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -115,9 +118,65 @@ def test_one_repeat_shows_no_noise() -> None:
 def test_a_metric_that_most_replies_lack_decides_nothing() -> None:
     effective_gate = gate()
     base = baseline_of(run(effective_gate, steady()))
-    verdict = decide(effective_gate, run(effective_gate, steady(), tpot_decode_ms=None), base)
+    verdict = decide(effective_gate, run(effective_gate, steady(), tpot_decode_ms=None, tpot_ms=None), base)
     assert verdict.verdict is Verdict.INCONCLUSIVE
-    assert "2 of 2 requests of p256-c1 have no such value" in verdict.sentence
+    assert (
+        "TPOT (decode) cannot be compared with base: 2 of 2 requests of p256-c1 have no such value" in verdict.sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "silent"),
+    [(False, True, "the serve sends"), (True, False, "the baseline's serve sends"), (False, False, "both serves send")],
+)
+@pytest.mark.parametrize("name", ["random", "mt-bench"])
+def test_where_a_serve_sends_no_running_usage_both_sides_are_judged_by_tpot(
+    name: str, ours: bool, theirs: bool, silent: str
+) -> None:
+    effective_gate = gate("rules.tpot.margin=0.03", "rules.tpot.session_cv=0.005", name=name)
+
+    def side(factor: float, tells: bool) -> RunData:
+        # another time per token where it is told: compared with the other side's TPOT it would be 20 % off
+        decode = {"tpot_decode_ms": 24.0} if tells else {"tpot_decode_ms": None}
+        return run(effective_gate, steady(factor, "c"), **decode)
+
+    base = baseline_of(side(1.0, theirs))
+    same = decide(effective_gate, side(1.01, ours), base)
+    assert same.verdict is Verdict.PASS
+    assert same.sentence.startswith("TPOT is 1.0 % (+-")
+    assert f"TPOT from the first chunk on ({silent} no running usage)" in same.sentence
+    assert decide(effective_gate, side(1.1, ours), base).verdict is Verdict.FAIL
+
+
+def test_where_both_serves_send_running_usage_nothing_stands_in_for_tpot_decode() -> None:
+    effective_gate = gate()
+    done = run(effective_gate, steady(), tpot_ms=99.0)
+    verdict = decide(effective_gate, done, baseline_of(done))
+    assert verdict.sentence.startswith("TPOT (decode) is 0.0 %")
+    assert "running usage" not in verdict.sentence
+
+
+def test_what_a_gate_can_see_is_said_too_where_the_baselines_serve_sends_no_running_usage() -> None:
+    effective_gate = gate()
+    told, silent = (run(effective_gate, steady(), **more) for more in ({}, {"tpot_decode_ms": None}))
+    sights = [foresee(effective_gate.spec, baseline_of(side)) for side in (told, silent)]
+    assert sights[0]
+    assert sights[0] == sights[1]
+
+
+def test_noise_is_calibrated_by_tpot_in_all_sessions_where_one_had_no_running_usage() -> None:
+    effective_gate = gate()
+    sessions = [run(effective_gate, steady(), tpot_decode_ms=value) for value in (24.0, None, 24.0)]
+    (found,) = noise_of(effective_gate, sessions)
+    assert found.noise.session_cv < 0.01  # and not the 20 % between the two kinds of TPOT
+
+
+def test_timings_for_simulations_are_by_tpot_where_a_run_had_no_running_usage() -> None:
+    effective_gate = gate()
+    runs = [run(effective_gate, steady(spread=0.0), tpot_decode_ms=value) for value in (24.0, None)]
+    kept = timings.of_runs(runs)
+    assert kept.metric == "tpot_ms"
+    assert {round(value, 6) for row in kept.values for value in row} == {20.0}
 
 
 @pytest.mark.parametrize(
