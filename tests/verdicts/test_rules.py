@@ -304,6 +304,45 @@ def test_a_thinking_switch_that_is_ignored_makes_the_run_invalid(
     assert status("mode_effective", effective_gate, run(effective_gate, steady(), **result)) is expected
 
 
+def drafting(engine: str, *counters: dict[str, float]) -> RunData:
+    """A run of mt-bench on a serve that counts so in each batch, the last for all further ones."""
+    done = run(gate(name="mt-bench"), steady())
+    told = [counters[min(place, len(counters) - 1)] for place in range(len(done.batches))]
+    batches = [msgspec.structs.replace(batch, counters=more) for batch, more in zip(done.batches, told, strict=True)]
+    manifest = msgspec.structs.replace(
+        done.manifest, fingerprint=Fingerprint(engine=engine, model="m", speculative="s")
+    )
+    return msgspec.structs.replace(done, batches=batches, manifest=manifest)
+
+
+NOTHING, SOME = {"spec_draft_tokens": 0.0, "spec_accepted_tokens": 0.0}, {"generation_tokens": 32.0}
+HALF, IN_VAIN = {"spec_draft_tokens": 8.0, "spec_accepted_tokens": 4.0}, {**NOTHING, "spec_draft_tokens": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("engine", "counters", "expected", "part"),
+    [
+        ("vllm", [HALF], CheckStatus.OK, "32 of 64 draft tokens were accepted"),
+        ("vllm", [NOTHING, HALF, NOTHING], CheckStatus.OK, "accepted; none drafted in mtbench-c1"),
+        ("vllm", [NOTHING], CheckStatus.FAILED, "the serve does not speculate: it drafted no token"),
+        ("vllm", [IN_VAIN], CheckStatus.FAILED, "does not speculate: none of 64 draft tokens was accepted"),
+        ("vllm", [SOME], CheckStatus.FAILED, "does not speculate: it has no counters of draft tokens"),
+        ("ds4bench-embedded", [SOME], CheckStatus.FAILED, "does not speculate: it has no counters of draft tokens"),
+        ("vllm", [{}], CheckStatus.UNVERIFIED, "it says that it speculates (s), but no counter"),
+        ("sglang", [SOME], CheckStatus.UNVERIFIED, "it says that it speculates (s), but no counter"),
+    ],
+)
+def test_a_gate_about_speculation_is_invalid_on_a_serve_that_does_not_speculate(
+    engine: str, counters: list[dict[str, float]], expected: CheckStatus, part: str
+) -> None:
+    effective_gate, done = gate("validity.speculates=true", name="mt-bench"), drafting(engine, *counters)
+    found = next(c for c in run_checks(gather(effective_gate, done, None)) if c.name == "speculation_effective")
+    assert found.status is expected
+    assert part in found.detail
+    assert (decide(effective_gate, done, None).verdict is Verdict.INVALID) is (expected is CheckStatus.FAILED)
+    assert status("speculation_effective", gate(name="mt-bench"), done) is CheckStatus.NOT_APPLICABLE
+
+
 def test_a_serve_that_ignores_ignore_eos_makes_the_run_invalid() -> None:
     effective_gate = gate()
     assert status("full_length_replies", effective_gate, run(effective_gate, steady())) is CheckStatus.OK

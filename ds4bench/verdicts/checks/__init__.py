@@ -30,6 +30,7 @@ from ds4bench.verdicts.checks.mode import mode_effective
 from ds4bench.verdicts.checks.prefix import hit_sources_agree, hits_reported, no_accidental_hits, primed
 from ds4bench.verdicts.checks.results import not_applicable
 from ds4bench.verdicts.checks.serve import all_requests_ok, model_identity, server_alive
+from ds4bench.verdicts.checks.speculation import speculation_effective
 from ds4bench.verdicts.checks.tokens import token_counts_agree
 from ds4bench.verdicts.checks.turns import arrivals_overlap, conversations_grow
 from ds4bench.verdicts.checks.values import possible_values
@@ -44,6 +45,7 @@ CHECKS: dict[str, Check] = {
     "model_identity": model_identity,
     "kernels_loaded": kernels_loaded,
     "mode_effective": mode_effective,
+    "speculation_effective": speculation_effective,
     "reasoning_parsed": reasoning_parsed,
     "effort_effective": effort_effective,
     "replies_not_cut": replies_not_cut,
