@@ -82,8 +82,8 @@ def _rule_noise(rule: ComparingRule, gate: EffectiveGate, sessions: Sequence[Run
 
     cells = gate.spec.matrix.cells()
     try:
-        tables = [levels_of(rule, [row for _, row in gather(gate, run, None).answered()], cells) for run in sessions]
-        measured = calibrate(tables)
+        sides = [[row for _, row in gather(gate, run, None).answered()] for run in sessions]
+        measured = calibrate(levels_of(rule, sides, cells))
     except ValueError as error:
         raise StoreError(f"rule {rule.name} cannot be calibrated: {error}") from None
     noise = Noise(

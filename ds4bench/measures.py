@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
 
-from ds4bench.core import BatchRow, Cell, RequestRow, RunData, ScriptRow
+from ds4bench.core import BatchRow, Cell, RequestResult, RequestRow, RunData, ScriptRow
 from ds4bench.prefix_hits import ideal_of
 
 _ENOUGH_FOR_P99 = 100
 """With fewer values the 99th percentile is the maximum."""
 _ENOUGH_FOR_P95 = 20
+_STAND_INS = {"tpot_decode_ms": "tpot_ms"}
+"""By what a request metric is replaced that some serves cannot tell: TPOT_decode needs a running token count
+(``continuous_usage_stats``). TPOT counts the first chunk as one token, so it is right only against TPOT."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class RoleMeasures:
 class CellMeasures:
     """One cell. Times and rates as the names say, rates in tokens a second; None = not measurable.
 
-    Over requests: ``ttft_*``, ``tpot_*`` (TPOT_decode, else TPOT), ``decode_tok_s`` (1 / mean TPOT), ``output_tokens``
-    (mean of completion tokens), ``itl_*`` (gaps between chunks, of one request after the other; never decides).
+    Over requests: ``ttft_*``, ``tpot_*`` (TPOT_decode, else TPOT: ``judged_metric``), ``decode_tok_s`` (1 / mean TPOT),
+    ``output_tokens`` (mean of completion tokens), ``itl_*`` (gaps between chunks, of one request after the other; never
+    decides).
     Over batches: ``prefill_tok_s`` (prompt tokens over the time in which a first token was awaited), ``output_tok_s``
     (completion tokens over the wall time), ``output_tok_s_steady`` (the same in the steady window of a closed loop),
     ``delivered_concurrency``.
@@ -91,6 +95,22 @@ def measured_scripts(run: RunData) -> list[ScriptRow]:
     return [s for s in run.scripts if s.phase == "measure" and (s.cell, s.repeat, s.attempt) in complete]
 
 
+def judged_metric(metric: str, *sides: Iterable[RequestRow]) -> str:
+    """The metric that all sides are measured by: ``metric``, or its stand-in for all where one side never tells it.
+
+    A side tells a metric when one of its answered requests has it. Where the stand-in is missing too it stays ``metric``.
+    """
+    stand_in = _STAND_INS.get(metric)
+    answered = [[row.result for row in side if row.result.ok] for side in sides]
+    if stand_in is None or all(_told(side, metric) for side in answered):
+        return metric
+    return stand_in if all(_told(side, stand_in) for side in answered) else metric
+
+
+def _told(results: Iterable[RequestResult], metric: str) -> bool:
+    return any(getattr(result, metric) is not None for result in results)
+
+
 def run_measures(cells: Sequence[Cell], run: RunData) -> list[CellMeasures]:
     """The measures of each cell of a run, in the order of ``cells``."""
     return cell_measures(cells, measured_rows(run), run.batches, measured_scripts(run))
@@ -119,7 +139,8 @@ def cell_measures(
 def _measures(cell: Cell, rows: list[RequestRow], batches: list[BatchRow], scripts: list[ScriptRow]) -> CellMeasures:
     good = [row for row in rows if row.result.ok]
     ttft = [row.result.ttft_s for row in good if row.result.ttft_s is not None]
-    tpot = [t for row in good if (t := row.result.tpot_decode_ms or row.result.tpot_ms)]
+    per_token = judged_metric("tpot_decode_ms", good)
+    tpot = [t for row in good if (t := getattr(row.result, per_token))]
     gaps = [1000 * (b - a) for row in good for a, b in pairwise(row.result.chunk_times_s)]
     made = [row.result.completion_tokens for row in good if row.result.completion_tokens is not None]
     counters = _summed(batches)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds4bench.core import Answer, BatchRow, Cell, RequestResult, RequestRow, ScriptRow
-from ds4bench.measures import CellMeasures, cell_measures, tokens_between
+from ds4bench.measures import CellMeasures, cell_measures, judged_metric, tokens_between
 from tests.records import batch_row, request_row
 
 CELL = Cell("c", 2, {"concurrency": 2})
@@ -43,6 +43,24 @@ def test_windows_side_by_side_hold_every_token_once(a: float, b: float, c: float
     assert whole <= 21 + 1e-9
     if two != 1.0:  # the instant of the first token belongs to both
         assert parts == pytest.approx(whole)
+
+
+def test_tpot_stands_in_only_where_a_side_never_tells_tpot_decode_and_all_tell_tpot() -> None:
+    told = [row(tpot_ms=20.0, tpot_decode_ms=21.0), row(tpot_ms=20.0)]
+    silent, short = [row(tpot_ms=20.0)], [row()]
+    assert judged_metric("tpot_decode_ms", told, told) == "tpot_decode_ms"
+    assert judged_metric("tpot_decode_ms", told, silent) == "tpot_ms"
+    assert judged_metric("tpot_decode_ms", silent, told) == "tpot_ms"
+    assert judged_metric("tpot_decode_ms", told, short) == "tpot_decode_ms"  # and the rule says that it is not there
+    assert judged_metric("ttft_s", [row(ttft_s=None)], told) == "ttft_s"
+    failed = [row(ok=False, tpot_ms=20.0, tpot_decode_ms=21.0)]
+    assert judged_metric("tpot_decode_ms", [*failed, *silent]) == "tpot_ms"
+
+
+def test_times_per_token_of_a_cell_are_of_one_kind() -> None:
+    told = [row(tpot_ms=20.0, tpot_decode_ms=24.0), row(tpot_ms=20.0, tpot_decode_ms=26.0)]
+    assert measured(told).tpot_mean_ms == pytest.approx(25)
+    assert measured([row(tpot_ms=20.0), row(tpot_ms=22.0)]).tpot_mean_ms == pytest.approx(21)
 
 
 def test_acceptance_comes_from_the_serves_counters() -> None:

@@ -7,7 +7,8 @@
 * **TTFT** = first token chunk - t0. **TTFA** = first content or tool-call chunk - t0.
 * **TPOT** = (last token chunk - first token chunk) / (completion tokens - 1).
 * **TPOT_decode** = the same time / (completion tokens - tokens of the first chunk): free of the bias that a first chunk of
-  several tokens brings under speculative decoding. Only with ``continuous_usage_stats``.
+  several tokens brings under speculative decoding. Only with ``continuous_usage_stats``; without it gates judge TPOT
+  (``measures.judged_metric``).
 * **E2E** ends at the last token chunk; what follows until the stream closes is ``stream_close_ms``.
 * Token counts are the serve's own usage. Without usage a request is unmeasurable (error ``no_usage``), never estimated.
 

@@ -71,9 +71,13 @@ class RepeatSpec(SpecModel):
 
 
 class ValiditySpec(SpecModel):
-    """Thresholds of the validity checks (verdicts/checks). Shares are of 1."""
+    """Thresholds of the validity checks (verdicts/checks). Shares are of 1.
+
+    ``cold``: prompts must not come from the prefix cache. ``speculates``: the serve must decode speculatively.
+    """
 
     cold: bool = True
+    speculates: bool = False
     allow_unverified_cold: bool = False
     length_tolerance: Share = 0.01
     max_client_lag_share_ttft: Annotated[float, Field(gt=0, le=1)] = 0.05

@@ -15,6 +15,7 @@ from ds4bench.spec.base import Share, SpecModel
 
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 Metric = Literal["ttft_s", "ttfa_s", "e2e_s", "tpot_ms", "tpot_decode_ms"]
+"""``tpot_ms`` stands in for ``tpot_decode_ms`` where a serve sends no running usage (``measures.judged_metric``)."""
 Direction = Literal["lower_is_better", "higher_is_better"]
 Margin = Annotated[float, Field(gt=0, le=1)]
 WideMargin = Annotated[float, Field(gt=0, le=10)]

@@ -76,7 +76,8 @@ def load_suite(name_or_path: str, *, directory: Path | None = None) -> SuiteSpec
 
 def list_suites(directory: Path | None = None) -> list[SuiteSpec]:
     """All suites by name."""
-    return [load_suite(str(path)) for path in sorted(_suites_dir(directory).glob("*.yaml"))]
+    paths = sorted(_suites_dir(directory).glob("*.yaml"), key=lambda path: path.stem)  # by path "-" is before "."
+    return [load_suite(str(path)) for path in paths]
 
 
 def _suites_dir(directory: Path | None) -> Path:

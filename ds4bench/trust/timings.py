@@ -20,7 +20,7 @@ import numpy as np
 
 from ds4bench.core import RunData
 from ds4bench.errors import StoreError
-from ds4bench.measures import measured_rows
+from ds4bench.measures import judged_metric, measured_rows
 from ds4bench.spec.load import EffectiveGate, effective_from_dict, load_gate
 from ds4bench.verdicts.rules.comparison import comparing_rules
 from ds4bench.verdicts.rules.geomean_ratio import run_means
@@ -67,14 +67,15 @@ def of_runs(runs: Sequence[RunData]) -> Timings:
         raise StoreError(f"gate {gate.spec.name} has no rule that compares times with a baseline")
     rule = rules[0]
     runs = sorted(runs, key=lambda run: run.manifest.created)
-    tables = [_table(gate, rule, run) for run in runs]
+    metric = judged_metric(rule.metric, *(measured_rows(run) for run in runs))
+    tables = [_table(gate, rule, metric, run) for run in runs]
     columns = _columns(gate, rule, tables[0][1])
     levels, spreads = _levels([values for values, _ in tables])
     values = [row for (table, _), level in zip(tables, levels, strict=True) for row in _moved(table, levels[0] - level)]
     fingerprint = runs[0].manifest.fingerprint
     hardware = fingerprint.hardware if fingerprint is not None else {}
     return Timings(
-        schema=SCHEMA, gate=gate.spec.name, profile=gate.profile, rule=rule.name, kind=rule.kind, metric=rule.metric,
+        schema=SCHEMA, gate=gate.spec.name, profile=gate.profile, rule=rule.name, kind=rule.kind, metric=metric,
         margin=rule.margin, cell_margin=_cell_margin(rule), session_cv=rule.session_cv, repeats=gate.spec.repeats.count,
         extend_to=gate.spec.repeats.extend_to, runs=[run.manifest.run_id for run in runs],
         machine=f"{hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores",
@@ -127,14 +128,14 @@ def read(path: Path) -> Timings:
 
 
 def _table(
-    gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, run: RunData
+    gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, metric: str, run: RunData
 ) -> tuple[list[list[float]], list[int]]:
     """Values [repeats, columns] of a run, and how many columns each cell has."""
     rows, cells = measured_rows(run), gate.spec.matrix.cells()
     try:
         if rule.kind == "geomean_ratio":
-            return run_means(rows, cells, rule.metric), [1] * len(cells)
-        return strata(rows, cells, rule.metric), [len(strata(rows, [cell], rule.metric)[0]) for cell in cells]
+            return run_means(rows, cells, metric), [1] * len(cells)
+        return strata(rows, cells, metric), [len(strata(rows, [cell], metric)[0]) for cell in cells]
     except (ValueError, IndexError) as error:
         raise StoreError(f"run {run.manifest.run_id}: {error}") from error
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ds4bench.core import Baseline, Cell, RequestRow
+from ds4bench.measures import judged_metric
 from ds4bench.verdicts.rules.comparison import calibrated_noise, comparing_rules, session_cv, spread
 from ds4bench.verdicts.rules.geomean_ratio import run_means
 from ds4bench.verdicts.rules.ratio import strata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from ds4bench.spec.gate import GateSpec
     from ds4bench.stats.decision import Spread
@@ -41,10 +42,12 @@ def foresee(spec: GateSpec, baseline: Baseline | None) -> list[Sight]:
     return [sight for sight in sights if sight is not None]
 
 
-def levels_of(rule: ComparingRule, rows: Iterable[RequestRow], cells: Sequence[Cell]) -> list[list[float]]:
-    """[repeats, strata] of what the rule compares. Raises ValueError when the rows do not have it."""
-    rows = list(rows)
-    return strata(rows, cells, rule.metric) if rule.kind == "ratio" else run_means(rows, cells, rule.metric)
+def levels_of(
+    rule: ComparingRule, sides: Sequence[Sequence[RequestRow]], cells: Sequence[Cell]
+) -> list[list[list[float]]]:
+    """[repeats, strata] of each side, of what the rule compares them by. Raises ValueError when a side does not have it."""
+    metric, table = judged_metric(rule.metric, *sides), strata if rule.kind == "ratio" else run_means
+    return [table(rows, cells, metric) for rows in sides]
 
 
 def _sight(rule: ComparingRule, spec: GateSpec, baseline: Baseline) -> Sight | None:
@@ -66,7 +69,8 @@ def _own_spread(rule: ComparingRule, spec: GateSpec, baseline: Baseline) -> Spre
     from ds4bench.stats.decision import Spread
 
     try:
-        table = np.asarray(levels_of(rule, baseline.requests, spec.matrix.cells()), dtype=np.float64)
+        (levels,) = levels_of(rule, [baseline.requests], spec.matrix.cells())
+        table = np.asarray(levels, dtype=np.float64)
     except ValueError:
         return None
     if table.ndim != 2 or len(table) < 2 or not (table > 0).all():

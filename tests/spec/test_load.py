@@ -80,6 +80,14 @@ def test_gates_are_listed_with_purpose_and_profiles() -> None:
     assert "cold" in gates["long-context"].purpose
 
 
+def test_mt_bench_with_mtp_measures_and_judges_what_full_does_and_asks_for_a_serve_that_speculates() -> None:
+    full, mtp = (load_gate("mt-bench", profile=profile) for profile in ("full", "mtp"))
+    assert mtp.measurement_hash == full.measurement_hash
+    assert (mtp.spec.rules, mtp.spec.repeats) == (full.spec.rules, full.spec.repeats)
+    assert (full.spec.validity.speculates, mtp.spec.validity.speculates) == (False, True)
+    assert "must speculate" in mtp.spec.title
+
+
 def test_overlay_merges_rules_by_name_and_keeps_the_others(tmp_path: Path) -> None:
     write(tmp_path, SMALL)
     spec = load_gate("small", profile="tiny", directory=tmp_path).spec

@@ -43,8 +43,14 @@ def test_every_shipped_suite_names_gates_that_exist_in_profiles_that_they_have(s
 
 def test_smoke_and_promotion_hold_every_gate() -> None:
     names = {gate.name for gate in list_gates(ROOT / "gates")}
-    for suite in ("smoke", "promotion"):
+    for suite in ("smoke", "promotion", "promotion-mtp"):
         assert {entry.gate for entry in load_suite(suite, directory=ROOT / "gates" / "suites").gates} == names
+
+
+def test_a_promotion_with_mtp_differs_in_the_profiles_that_are_made_for_it() -> None:
+    plain, mtp = (load_suite(name, directory=ROOT / "gates" / "suites") for name in ("promotion", "promotion-mtp"))
+    lines = [(suite.profile_of(entry), entry.gate) for suite in (plain, mtp) for entry in suite.gates]
+    assert set(lines[len(plain.gates) :]) - set(lines[: len(plain.gates)]) == {("mtp", "mt-bench"), ("mtp", "gsm8k")}
 
 
 def test_decoding_in_the_smoke_suite_begins_behind_prompts_of_which_nine_tenths_are_whole_blocks() -> None:

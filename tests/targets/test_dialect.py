@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ds4bench.client.prometheus import parse_counters
+from ds4bench.embedded.metrics import EngineMetrics
 from ds4bench.targets.dialect import DIALECTS, cached_tokens, dialect_of
+from ds4bench.verdicts.checks import first_tokens
 
 
 @pytest.mark.parametrize("engine", ["embedded", "vllm", "sglang", "hosted-deepseek", "openai"])
@@ -47,6 +50,16 @@ def test_cached_tokens_that_are_not_told_are_not_zero(usage: dict[str, object]) 
 def test_counters_of_both_engines_get_the_names_that_the_cold_proof_reads() -> None:
     assert {"prefix_cache_hits", "prefix_cache_queries"} <= set(dialect_of("vllm").metrics.values())
     assert "prefix_cache_hits" in dialect_of("sglang").metrics.values()
+
+
+def test_the_embedded_engines_ttft_histogram_has_the_names_that_the_check_of_first_tokens_reads() -> None:
+    metrics = EngineMetrics("ds4-nano")
+    metrics.first_tokens(1, 0.25)
+    metrics.first_tokens(2, 0.5)
+    samples, names = parse_counters(metrics.render().decode()), dialect_of("embedded").metrics
+    told = {canonical: samples[name] for name, canonical in names.items() if name in samples}
+    assert (told[first_tokens.SECONDS], told[first_tokens.COUNT]) == (0.75, 2.0)
+    assert {first_tokens.SECONDS, first_tokens.COUNT} <= set(dialect_of("sglang").metrics.values())
 
 
 def test_a_serve_that_hides_cached_tokens_is_told_which_flag_to_add() -> None:

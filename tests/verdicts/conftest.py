@@ -66,7 +66,9 @@ class World:
         changed_health = msgspec.structs.replace(HEALTH, **(health or {}))
         for repeat in range(gate.spec.repeats.count):
             for cell in gate.spec.matrix.cells():
+                served_s = 0.0
                 for index in range(cell.concurrency):
+                    served_s += ttft(cell.id, repeat, index) - 0.002
                     made = reply_row(cell.id, repeat, index, ttft(cell.id, repeat, index))
                     if where(made):
                         answer = msgspec.structs.replace(made.result, **(result or {}))
@@ -75,7 +77,11 @@ class World:
                 made_batch = batch_row(
                     cell.id, repeat=repeat, requests=cell.concurrency, delivered_concurrency=float(cell.concurrency),
                     health=changed_health, probe_ms=50.0, foreign_cores=0.02,
-                    counters={"generation_tokens": 16 * cell.concurrency},
+                    counters={
+                        "generation_tokens": 16 * cell.concurrency,
+                        "ttft_seconds_sum": served_s,
+                        "ttft_seconds_count": cell.concurrency,
+                    },
                 )  # fmt: skip
                 batches.append(msgspec.structs.replace(made_batch, **(batch or {})))
         told: dict[str, Any] = {

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from ds4bench.calibration_runs import noise_of
 from ds4bench.core import (
     Answer,
     CheckStatus,
@@ -20,10 +21,12 @@ from ds4bench.core import (
 )
 from ds4bench.spec.base import ItemBatches
 from ds4bench.spec.load import EffectiveGate, effective, load_gate
+from ds4bench.trust import timings
 from ds4bench.verdicts.checks import run_checks
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.evidence import gather
+from ds4bench.verdicts.foresight import foresee
 from tests.records import baseline_of, batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -115,9 +118,65 @@ def test_one_repeat_shows_no_noise() -> None:
 def test_a_metric_that_most_replies_lack_decides_nothing() -> None:
     effective_gate = gate()
     base = baseline_of(run(effective_gate, steady()))
-    verdict = decide(effective_gate, run(effective_gate, steady(), tpot_decode_ms=None), base)
+    verdict = decide(effective_gate, run(effective_gate, steady(), tpot_decode_ms=None, tpot_ms=None), base)
     assert verdict.verdict is Verdict.INCONCLUSIVE
-    assert "2 of 2 requests of p256-c1 have no such value" in verdict.sentence
+    assert (
+        "TPOT (decode) cannot be compared with base: 2 of 2 requests of p256-c1 have no such value" in verdict.sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "silent"),
+    [(False, True, "the serve sends"), (True, False, "the baseline's serve sends"), (False, False, "both serves send")],
+)
+@pytest.mark.parametrize("name", ["random", "mt-bench"])
+def test_where_a_serve_sends_no_running_usage_both_sides_are_judged_by_tpot(
+    name: str, ours: bool, theirs: bool, silent: str
+) -> None:
+    effective_gate = gate("rules.tpot.margin=0.03", "rules.tpot.session_cv=0.005", name=name)
+
+    def side(factor: float, tells: bool) -> RunData:
+        # another time per token where it is told: compared with the other side's TPOT it would be 20 % off
+        decode = {"tpot_decode_ms": 24.0} if tells else {"tpot_decode_ms": None}
+        return run(effective_gate, steady(factor, "c"), **decode)
+
+    base = baseline_of(side(1.0, theirs))
+    same = decide(effective_gate, side(1.01, ours), base)
+    assert same.verdict is Verdict.PASS
+    assert same.sentence.startswith("TPOT is 1.0 % (+-")
+    assert f"TPOT from the first chunk on ({silent} no running usage)" in same.sentence
+    assert decide(effective_gate, side(1.1, ours), base).verdict is Verdict.FAIL
+
+
+def test_where_both_serves_send_running_usage_nothing_stands_in_for_tpot_decode() -> None:
+    effective_gate = gate()
+    done = run(effective_gate, steady(), tpot_ms=99.0)
+    verdict = decide(effective_gate, done, baseline_of(done))
+    assert verdict.sentence.startswith("TPOT (decode) is 0.0 %")
+    assert "running usage" not in verdict.sentence
+
+
+def test_what_a_gate_can_see_is_said_too_where_the_baselines_serve_sends_no_running_usage() -> None:
+    effective_gate = gate()
+    told, silent = (run(effective_gate, steady(), **more) for more in ({}, {"tpot_decode_ms": None}))
+    sights = [foresee(effective_gate.spec, baseline_of(side)) for side in (told, silent)]
+    assert sights[0]
+    assert sights[0] == sights[1]
+
+
+def test_noise_is_calibrated_by_tpot_in_all_sessions_where_one_had_no_running_usage() -> None:
+    effective_gate = gate()
+    sessions = [run(effective_gate, steady(), tpot_decode_ms=value) for value in (24.0, None, 24.0)]
+    (found,) = noise_of(effective_gate, sessions)
+    assert found.noise.session_cv < 0.01  # and not the 20 % between the two kinds of TPOT
+
+
+def test_timings_for_simulations_are_by_tpot_where_a_run_had_no_running_usage() -> None:
+    effective_gate = gate()
+    runs = [run(effective_gate, steady(spread=0.0), tpot_decode_ms=value) for value in (24.0, None)]
+    kept = timings.of_runs(runs)
+    assert kept.metric == "tpot_ms"
+    assert {round(value, 6) for row in kept.values for value in row} == {20.0}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +302,45 @@ def test_a_thinking_switch_that_is_ignored_makes_the_run_invalid(
 ) -> None:
     effective_gate = gate(f"request.thinking={thinking}", name="mt-bench")
     assert status("mode_effective", effective_gate, run(effective_gate, steady(), **result)) is expected
+
+
+def drafting(engine: str, *counters: dict[str, float]) -> RunData:
+    """A run of mt-bench on a serve that counts so in each batch, the last for all further ones."""
+    done = run(gate(name="mt-bench"), steady())
+    told = [counters[min(place, len(counters) - 1)] for place in range(len(done.batches))]
+    batches = [msgspec.structs.replace(batch, counters=more) for batch, more in zip(done.batches, told, strict=True)]
+    manifest = msgspec.structs.replace(
+        done.manifest, fingerprint=Fingerprint(engine=engine, model="m", speculative="s")
+    )
+    return msgspec.structs.replace(done, batches=batches, manifest=manifest)
+
+
+NOTHING, SOME = {"spec_draft_tokens": 0.0, "spec_accepted_tokens": 0.0}, {"generation_tokens": 32.0}
+HALF, IN_VAIN = {"spec_draft_tokens": 8.0, "spec_accepted_tokens": 4.0}, {**NOTHING, "spec_draft_tokens": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("engine", "counters", "expected", "part"),
+    [
+        ("vllm", [HALF], CheckStatus.OK, "32 of 64 draft tokens were accepted"),
+        ("vllm", [NOTHING, HALF, NOTHING], CheckStatus.OK, "accepted; none drafted in mtbench-c1"),
+        ("vllm", [NOTHING], CheckStatus.FAILED, "the serve does not speculate: it drafted no token"),
+        ("vllm", [IN_VAIN], CheckStatus.FAILED, "does not speculate: none of 64 draft tokens was accepted"),
+        ("vllm", [SOME], CheckStatus.FAILED, "does not speculate: it has no counters of draft tokens"),
+        ("ds4bench-embedded", [SOME], CheckStatus.FAILED, "does not speculate: it has no counters of draft tokens"),
+        ("vllm", [{}], CheckStatus.UNVERIFIED, "it says that it speculates (s), but no counter"),
+        ("sglang", [SOME], CheckStatus.UNVERIFIED, "it says that it speculates (s), but no counter"),
+    ],
+)
+def test_a_gate_about_speculation_is_invalid_on_a_serve_that_does_not_speculate(
+    engine: str, counters: list[dict[str, float]], expected: CheckStatus, part: str
+) -> None:
+    effective_gate, done = gate("validity.speculates=true", name="mt-bench"), drafting(engine, *counters)
+    found = next(c for c in run_checks(gather(effective_gate, done, None)) if c.name == "speculation_effective")
+    assert found.status is expected
+    assert part in found.detail
+    assert (decide(effective_gate, done, None).verdict is Verdict.INVALID) is (expected is CheckStatus.FAILED)
+    assert status("speculation_effective", gate(name="mt-bench"), done) is CheckStatus.NOT_APPLICABLE
 
 
 def test_a_serve_that_ignores_ignore_eos_makes_the_run_invalid() -> None:

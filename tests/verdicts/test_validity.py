@@ -186,6 +186,39 @@ def test_impossible_value_fails(world: Any, values: dict[str, Any], why: str) ->
     assert result.cells == ["p2048-c1"]
 
 
+def test_a_client_that_sees_the_first_token_before_the_serve_makes_a_run_invalid(world: Any) -> None:
+    early = {"result": {"ttft_s": 0.4}, "where": lambda row: row.cell == "p2048-c1"}
+    result = check(world, "ttft_sources_agree", **early)
+    assert result.status is FAILED
+    assert result.cells == ["p2048-c1"]
+    assert "a mean TTFT of 400 ms here, of 1,026 ms by the serve's own histogram, in p2048-c1" in result.detail
+    edge = {"result": {"ttft_s": 0.9}, "where": lambda row: row.cell == "p2048-c1"}
+    assert check(world, "ttft_sources_agree", **edge).status is OK
+
+
+def test_a_proxy_before_the_serve_is_said_and_fails_nothing(world: Any) -> None:
+    near = check(world, "ttft_sources_agree")
+    assert near.detail == "the client's mean TTFT is 2 ms above the serve's own in 12 batches"
+    behind = check(world, "ttft_sources_agree", result={"ttft_s": 3.0}, where=lambda row: row.cell == "p2048-c1")
+    assert behind.status is OK
+    assert "up to 1,982 ms more than its 1,018 ms in p2048-c1: the network, a proxy" in behind.detail
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch": {"counters": {"generation_tokens": 16.0}}},
+        {"batch": {"counters": {"ttft_seconds_sum": 90.0}}},
+        {"batch": {"counters": {"ttft_seconds_sum": 90.0, "ttft_seconds_count": 7.0}}},
+        {"batch": {"counters": {"ttft_seconds_sum": 0.0, "ttft_seconds_count": 0.0}}},
+        {"result": {"ok": False, "error": "deadline"}},
+        {"result": {"ttft_s": None}},
+    ],
+)
+def test_a_histogram_that_is_not_there_or_of_other_requests_says_nothing(world: Any, changes: dict[str, Any]) -> None:
+    assert check(world, "ttft_sources_agree", **changes).status is NOT_APPLICABLE
+
+
 @pytest.mark.parametrize(
     ("health", "part"),
     [

@@ -30,7 +30,7 @@ SPEC = WorkloadSpec(
     version=1,
     matrix=MtBenchMatrix,
     options=MtBenchOptions,
-    checks=(*ALWAYS, "mode_effective", "delivered_concurrency", *TIMED, "comparable"),
+    checks=(*ALWAYS, "mode_effective", "speculation_effective", "delivered_concurrency", *TIMED, "comparable"),
     columns=("n", "ttft_median", "tpot", "baseline", "ratio", "output", "steady", "accepted", "tokens", "failed"),
     reads_data=True,
 )

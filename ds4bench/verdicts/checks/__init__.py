@@ -21,6 +21,7 @@ from ds4bench.verdicts.checks.conversations import (
     replies_not_cut,
     tools_called,
 )
+from ds4bench.verdicts.checks.first_tokens import ttft_sources_agree
 from ds4bench.verdicts.checks.kernels import kernels_loaded
 from ds4bench.verdicts.checks.lengths import full_length_replies, length_within, no_truncation
 from ds4bench.verdicts.checks.logprobs import logprobs_complete
@@ -29,6 +30,7 @@ from ds4bench.verdicts.checks.mode import mode_effective
 from ds4bench.verdicts.checks.prefix import hit_sources_agree, hits_reported, no_accidental_hits, primed
 from ds4bench.verdicts.checks.results import not_applicable
 from ds4bench.verdicts.checks.serve import all_requests_ok, model_identity, server_alive
+from ds4bench.verdicts.checks.speculation import speculation_effective
 from ds4bench.verdicts.checks.tokens import token_counts_agree
 from ds4bench.verdicts.checks.turns import arrivals_overlap, conversations_grow
 from ds4bench.verdicts.checks.values import possible_values
@@ -43,6 +45,7 @@ CHECKS: dict[str, Check] = {
     "model_identity": model_identity,
     "kernels_loaded": kernels_loaded,
     "mode_effective": mode_effective,
+    "speculation_effective": speculation_effective,
     "reasoning_parsed": reasoning_parsed,
     "effort_effective": effort_effective,
     "replies_not_cut": replies_not_cut,
@@ -63,6 +66,7 @@ CHECKS: dict[str, Check] = {
     "delivered_concurrency": delivered_concurrency,
     "possible_values": possible_values,
     "token_counts_agree": token_counts_agree,
+    "ttft_sources_agree": ttft_sources_agree,
     "client_not_starved": client_not_starved,
     "machine_quiet": machine_quiet,
     "machine_steady": machine_steady,

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ds4bench.core import Baseline, Cell, Estimate, Noise, RuleResult, Verdict
+from ds4bench.core import Baseline, Cell, Estimate, Noise, RequestRow, RuleResult, Verdict
+from ds4bench.measures import judged_metric
 from ds4bench.verdicts.wording import METRICS, change, limit, percent
 
 if TYPE_CHECKING:
@@ -29,9 +30,14 @@ Table = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A rule with what it is judged by: the baseline, the noise between sessions, the levels of this look."""
+    """A rule with what it is judged by: the baseline, the metric, the noise between sessions, the levels of this look.
+
+    ``metric`` is the rule's, or what stands in for it on both sides; then ``stand_in`` says so, a clause.
+    """
 
     rule: ComparingRule
+    metric: str
+    stand_in: str
     baseline: Baseline
     noise: Noise | None
     session_cv: float
@@ -44,8 +50,12 @@ class Comparison:
         from ds4bench.stats.decision import levels
 
         paired = baseline.interleaved_with == evidence.run.manifest.run_id
+        ours = [row for _, row in evidence.answered()]
+        metric = judged_metric(rule.metric, ours, baseline.requests)
         return cls(
             rule=rule,
+            metric=metric,
+            stand_in="" if metric == rule.metric else _stands_in(rule.metric, metric, ours, baseline.requests),
             baseline=baseline,
             noise=baseline.noise.get(rule.name),
             session_cv=session_cv(rule, baseline, paired=paired),
@@ -81,7 +91,8 @@ class Comparison:
         elif verdict is Verdict.INCONCLUSIVE:
             needed, hint = self._what_would_decide(estimate)
         sentence = (
-            f"{change(rule.metric, estimate)} than {self.baseline.name}{detail}; margin {limit(rule.margin)}; "
+            f"{change(self.metric, estimate)} than {self.baseline.name}{detail}{self.stand_in}; "
+            f"margin {limit(rule.margin)}; "
             f"noise {percent(estimate.noise_cv, 1)}{f'; {too_noisy}' if too_noisy else ''}: {verdict}{hint}"
         )
         if verdict is not Verdict.FAIL and (refused := self._refusal(estimate)):
@@ -102,7 +113,7 @@ class Comparison:
             verdict = decision.verdict
             if verdict is Verdict.FAIL and p > self.levels.fail_level:
                 verdict = Verdict.INCONCLUSIVE
-            text = f"{change(self.rule.metric, estimate)} than {self.baseline.name}; limit of a cell {limit(margin)}"
+            text = f"{change(self.metric, estimate)} than {self.baseline.name}; limit of a cell {limit(margin)}"
             results.append(
                 RuleResult(
                     rule=self.rule.name, verdict=verdict, cell=cell.id, primary=False, margin=margin, estimate=estimate,
@@ -164,6 +175,13 @@ def calibrated_noise(noise: Noise) -> str:
 def comparing_rules(spec: GateSpec) -> list[ComparingRule]:
     """The gate's rules that judge a ratio."""
     return [rule for rule in spec.rules if rule.kind in ("ratio", "geomean_ratio")]
+
+
+def _stands_in(metric: str, instead: str, ours: Sequence[RequestRow], theirs: Sequence[RequestRow]) -> str:
+    """Which serve is the reason that another metric is judged than the rule's, for the sentence."""
+    silent = [judged_metric(metric, side) != metric for side in (ours, theirs)]
+    who = "both serves send" if all(silent) else "the serve sends" if silent[0] else "the baseline's serve sends"
+    return f", {METRICS[instead].name} from the first chunk on ({who} no running usage)"
 
 
 def undecided(rule: ComparingRule, why: str) -> RuleResult:

@@ -27,8 +27,8 @@ def judge(rule: GeomeanRatioRule, evidence: Evidence) -> list[RuleResult]:
         return [undecided(rule, "; ".join(evidence.refusal) or "no baseline")]
     comparison, cells = Comparison.of(rule, evidence, baseline), evidence.spec.matrix.cells()
     try:
-        ours = run_means([row for _, row in evidence.answered()], cells, rule.metric)
-        theirs = run_means(baseline.requests, cells, rule.metric)
+        ours = run_means([row for _, row in evidence.answered()], cells, comparison.metric)
+        theirs = run_means(baseline.requests, cells, comparison.metric)
         overall = comparison.estimate(ours, theirs)
         single = [(cell, comparison.estimate(_column(ours, i), _column(theirs, i))) for i, cell in enumerate(cells)]
     except ValueError as error:

@@ -31,7 +31,7 @@ def judge(rule: RatioRule, evidence: Evidence) -> list[RuleResult]:
     ours = [row for _, row in evidence.answered()]
 
     def table(rows: Iterable[RequestRow], some: Sequence[Cell]) -> Strata:
-        return strata(rows, some, rule.metric)
+        return strata(rows, some, comparison.metric)
 
     try:
         overall = comparison.estimate(table(ours, cells), table(baseline.requests, cells))
