@@ -113,8 +113,8 @@ def _keep(options: argparse.Namespace) -> int:
     from ds4bench.trust import timings
 
     kept = timings.of_runs([load_run(run) for run in options.runs])
-    path = timings.write(kept, _results(options) / "timings")
-    sys.stdout.write(f"{path}: {len(kept.values)} repeats of {len(kept.runs)} runs\n")
+    for one, path in zip(kept, timings.write(kept, _results(options) / "timings"), strict=True):
+        sys.stdout.write(f"{path}: {len(one.values)} repeats of {len(one.runs)} runs, rule {one.rule}\n")
     return 0
 
 
