@@ -11,6 +11,7 @@ from ds4bench.core import CheckResult, CheckStatus, GateVerdict, RuleResult, Ver
 from ds4bench.embedded.faults.table import FAULTS
 from ds4bench.embedded.faults.table import choose as choose_engine
 from ds4bench.errors import SpecError, StoreError
+from ds4bench.spec.gate import GateSpec
 from ds4bench.spec.load import load_gate
 from ds4bench.spec.suite import load_suite
 from ds4bench.trust import expectations, grading
@@ -43,12 +44,41 @@ def test_every_fault_of_the_engine_and_of_the_proxy_has_a_row() -> None:
     assert {item.fault.name for row in rows for item in choose(row.proxy or [])} == set(PROXY_FAULTS)
 
 
-def test_every_expected_reason_is_a_check_or_rule_of_its_gate() -> None:
+def switched_off(spec: GateSpec) -> set[str]:
+    """Checks and rules of a gate that cannot fail, whatever is measured."""
+    validity = spec.validity
+    off = {
+        "replies_not_cut": validity.max_cut_share >= 1,
+        "completions_whole": validity.max_cut_share >= 1,
+        "cold_verified": not validity.cold,
+        "length_within": validity.length_tolerance >= 1,
+        "delivered_concurrency": validity.min_delivered_concurrency <= 0,
+        "machine_quiet": validity.max_foreign_cpu_share >= 1,
+        "machine_steady": validity.machine_drift >= 1,
+    }
+    rules = {rule.name for rule in spec.rules if rule.kind in ("score", "recall") and rule.threshold <= 0}
+    return {name for name, so in off.items() if so} | rules
+
+
+def test_every_expected_reason_can_be_given_by_its_gate_as_the_matrix_measures_it() -> None:
+    gates = MatrixGates(load_suite("smoke"))
     for row in expectations.load():
         for gate, reasons in row.expected.items():
-            spec = load_gate(gate, profile="smoke").spec
+            spec = gates.prepared(gate).gate.spec
             known = {*spec.declared.checks, *(rule.name for rule in spec.rules)}
             assert set(reasons) <= known, f"{row.name}: {gate}"
+            assert not set(reasons) & switched_off(spec), f"{row.name}: {gate}"
+
+
+def test_a_check_whose_threshold_lets_everything_through_is_switched_off() -> None:
+    for change, name in (
+        ("validity.max_cut_share=1.0", "replies_not_cut"),
+        ("validity.cold=false", "cold_verified"),
+        ("rules.called.threshold=0", "called"),
+    ):
+        spec = load_gate("toolcall-15", profile="smoke", overrides=[change]).spec
+        assert name in switched_off(spec)
+    assert switched_off(load_gate("toolcall-15", profile="smoke").spec) == set()
 
 
 def test_a_harmless_fault_is_expected_nowhere() -> None:
