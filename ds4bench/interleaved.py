@@ -1,7 +1,8 @@
 """Two serves side by side, measured repeat by repeat in the order A B B A ..., so that a drift of the machine cancels.
 
 Only one of them is under load at a time; the other waits. Each gate becomes two ordinary runs; the base's is the baseline
-of the other, and says that their repeats are pairs (``stats/paired_ratio.py``).
+of the other, and says that their repeats are pairs (``stats/paired_ratio.py``). A gate that compares nothing is run on head,
+and on the base where head fails it: head is not blamed for what the base does too (``verdicts/blame.py``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,20 @@ import msgspec
 from ds4bench.core import Baseline, GateVerdict, RunData, Verdict
 from ds4bench.errors import SpecError, WorkloadError
 from ds4bench.report.progress import SilentProgress
-from ds4bench.run_session import Recording, Started, TargetOptions, fit_for_baseline, judged, measure, started
+from ds4bench.run_session import (
+    Outcome,
+    Recording,
+    Started,
+    TargetOptions,
+    fit_for_baseline,
+    judged,
+    measure,
+    started,
+)
 from ds4bench.store import baselines, suite_runs
+from ds4bench.store.runs import write_verdict
 from ds4bench.suite_runner import Job, compares
+from ds4bench.verdicts.blame import breaks_absolute_rule, without_what_base_fails
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.extension import extension_due
 from ds4bench.verdicts.promotion import SuiteLine
@@ -42,7 +54,7 @@ def order(block: int) -> tuple[int, int]:
 
 
 class InterleavedRunner:
-    """One ``ds4bench ci``: every gate on both sides, or only on head where its rules need nothing to compare with."""
+    """One ``ds4bench ci``: every gate on both sides, or only on head where its rules compare nothing and hold."""
 
     def __init__(self, jobs: Sequence[Job], base: Side, head: Side, run_id: str, progress: Progress) -> None:
         self.jobs, self.base, self.head = jobs, base, head
@@ -78,17 +90,28 @@ class InterleavedRunner:
     async def _gate(self, job: Job, line: SuiteLine, serves: Sequence[Started]) -> SuiteLine:
         try:
             if not compares(job.prepared.gate.spec):
-                return await self._alone(job, line, serves[1])
+                return await self._alone(job, line, serves)
             return await self._pair(job, line, serves)
         except WorkloadError as error:
             return replace(line, verdict=Verdict.SKIPPED, sentence=f"the serve cannot run this gate: {error}")
         except SpecError as error:
             return replace(line, verdict=Verdict.INCONCLUSIVE, sentence=str(error))
 
-    async def _alone(self, job: Job, line: SuiteLine, serve: Started) -> SuiteLine:
+    async def _alone(self, job: Job, line: SuiteLine, serves: Sequence[Started]) -> SuiteLine:
         run_id = job.prepared.new_run_id()
-        run = await measure(job.prepared, serve, SilentProgress(), run_id=run_id, role="candidate")
-        return line.with_verdict(judged(job.prepared.gate, run, None).verdict, run_id)
+        head = await self._run(job, serves[1], run_id, "candidate")
+        verdict, spec = head.verdict, job.prepared.gate.spec
+        if breaks_absolute_rule(spec, verdict):
+            self.progress.note(f"{job.title}: {self.head.label} fails it; is {self.base.label} better?")
+            base = await self._run(job, serves[0], job.prepared.new_run_id(), "baseline")
+            verdict = self._unfit(job, base) or without_what_base_fails(spec, verdict, base.verdict, self.base.label)
+            write_verdict(run_id, verdict)
+        return line.with_verdict(verdict, run_id)
+
+    async def _run(self, job: Job, serve: Started, run_id: str, role: str) -> Outcome:
+        """One side alone, judged by the rules that need nothing to compare with."""
+        run = await measure(job.prepared, serve, SilentProgress(), run_id=run_id, role=role)
+        return judged(job.prepared.gate, run, None)
 
     async def _pair(self, job: Job, line: SuiteLine, serves: Sequence[Started]) -> SuiteLine:
         ids = (job.prepared.new_run_id(), job.prepared.new_run_id())
@@ -117,24 +140,24 @@ class InterleavedRunner:
             self.progress.note(f"block {block + 1} of {last} done")
 
     def _compare(self, job: Job, base: RunData, head: RunData) -> GateVerdict:
-        """The verdict of head against base; a base run that is no measurement makes the comparison none either."""
-        gate = job.prepared.gate
-        outcome = judged(gate, base, None)
-        if not fit_for_baseline(gate, outcome) and not head.died:
-            why = f"the run of base {self.base.label} is not fit to compare with: {outcome.verdict.sentence}"
-            kind = Verdict.INVALID if outcome.verdict.verdict is Verdict.INVALID else Verdict.INCONCLUSIVE
-            return msgspec.structs.replace(outcome.verdict, verdict=kind, sentence=why, rules=[])
-        return judged_pair(job, self._baseline(base, head), head)
+        """The verdict of head against base, kept in its run folder; a base run that is no measurement makes the comparison
+        none either."""
+        outcome = judged(job.prepared.gate, base, None)
+        if not head.died and (unfit := self._unfit(job, outcome)):
+            return unfit
+        verdict = decide(job.prepared.gate, head, self._baseline(base, head))
+        verdict = without_what_base_fails(job.prepared.gate.spec, verdict, outcome.verdict, self.base.label)
+        write_verdict(head.manifest.run_id, verdict)
+        return verdict
+
+    def _unfit(self, job: Job, base: Outcome) -> GateVerdict | None:
+        """What becomes of a gate whose base run is no measurement; None if it is one."""
+        if fit_for_baseline(job.prepared.gate, base):
+            return None
+        why = f"the run of base {self.base.label} is not fit to compare with: {base.verdict.sentence}"
+        kind = Verdict.INVALID if base.verdict.verdict is Verdict.INVALID else Verdict.INCONCLUSIVE
+        return msgspec.structs.replace(base.verdict, verdict=kind, sentence=why, rules=[])
 
     def _baseline(self, base: RunData, head: RunData) -> Baseline:
         made = baselines.from_run(base, self.base.label)
         return msgspec.structs.replace(made, interleaved_with=head.manifest.run_id)
-
-
-def judged_pair(job: Job, baseline: Baseline, head: RunData) -> GateVerdict:
-    """The verdict of head, kept in its run folder."""
-    from ds4bench.store.runs import write_verdict
-
-    verdict = decide(job.prepared.gate, head, baseline)
-    write_verdict(head.manifest.run_id, verdict)
-    return verdict

@@ -25,6 +25,7 @@ from ds4bench.run_session import (
     started,
 )
 from ds4bench.spec.load import effective_from_dict, load_gate
+from ds4bench.spec.rules import ABSOLUTE_KINDS
 from ds4bench.store import baselines, runs, suite_runs
 from ds4bench.store.suite_runs import SuiteGate, SuiteRun
 from ds4bench.verdicts.promotion import SuiteLine
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
     from ds4bench.spec.gate import GateSpec
     from ds4bench.spec.suite import SuiteEntry, SuiteSpec
-
-_ABSOLUTE_RULES = frozenset({"zero_failures", "score", "recall", "limit", "scaling"})
-"""Kinds that need nothing to compare with."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Job:
 
 def compares(spec: GateSpec) -> bool:
     """Whether any rule of the gate needs a baseline."""
-    return any(rule.kind not in _ABSOLUTE_RULES for rule in spec.rules)
+    return any(rule.kind not in ABSOLUTE_KINDS for rule in spec.rules)
 
 
 def make_jobs(suite: SuiteSpec, data: Mapping[str, str], records: Sequence[SuiteGate] = ()) -> list[Job]:

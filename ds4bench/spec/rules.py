@@ -236,3 +236,6 @@ Rule = Annotated[
     | PairedItemsRule,
     Field(discriminator="kind"),
 ]
+
+ABSOLUTE_KINDS = frozenset({"zero_failures", "score", "recall", "limit", "scaling"})
+"""Kinds that need nothing to compare with."""

@@ -23,6 +23,7 @@ from ds4bench.trust.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
     from ds4bench.trust import expectations
+    from ds4bench.trust.grading import GateHashes
     from ds4bench.trust.real_runs import Kind
 
 INTERRUPTED = 130
@@ -67,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     ci_runs.set_defaults(run=_ci_runs)
     for command, count in ((aa_runs, 20), (ci_runs, 10)):
         command.add_argument("--count", type=int, default=count, help=f"runs in all shares together (default {count})")
-    for command, suite in ((matrix, "smoke"), (aa_runs, "smoke"), (ci_runs, "commit")):
-        command.add_argument("--suite", default=suite, help=f"whose gates and overrides (default {suite})")
+    for command in (matrix, aa_runs, ci_runs):
         command.add_argument("--shard", metavar="I/N", help="only this share; each with --results of its own")
 
     lanes = commands.add_parser("lanes", help="matrix, aa-runs or ci-runs in lanes of a few cores each, then merge")
@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 
     table = commands.add_parser("table", help="print what is stored of the detection matrix and of real runs")
     table.set_defaults(run=_table)
+    for command in (matrix, aa_runs, ci_runs, merge, table):
+        suite = "commit" if command is ci_runs else "smoke"
+        command.add_argument("--suite", default=suite, help=f"whose gates and overrides (default {suite})")
     for command in (keep, simulate, matrix, aa_runs, ci_runs, lanes, merge, table):
         command.add_argument("--results", "--out", type=Path, metavar="DIR", help="default: results/trust")
     lanes.add_argument("experiment", nargs=argparse.REMAINDER, metavar="COMMAND", help="e.g. matrix --quick")
@@ -111,8 +114,8 @@ def _keep(options: argparse.Namespace) -> int:
     from ds4bench.trust import timings
 
     kept = timings.of_runs([load_run(run) for run in options.runs])
-    path = timings.write(kept, _results(options) / "timings")
-    sys.stdout.write(f"{path}: {len(kept.values)} repeats of {len(kept.runs)} runs\n")
+    for one, path in zip(kept, timings.write(kept, _results(options) / "timings"), strict=True):
+        sys.stdout.write(f"{path}: {len(one.values)} repeats of {len(one.runs)} runs, rule {one.rule}\n")
     return 0
 
 
@@ -141,7 +144,7 @@ def _simulate(options: argparse.Namespace) -> int:
 def _matrix(options: argparse.Namespace) -> int:
     from ds4bench.run_session import RunInterruptedError
     from ds4bench.spec.suite import load_suite
-    from ds4bench.trust import expectations, grading, merging
+    from ds4bench.trust import expectations, merging
     from ds4bench.trust.matrix import MatrixRun, gates_of
 
     suite = load_suite(options.suite)
@@ -161,9 +164,8 @@ def _matrix(options: argparse.Namespace) -> int:
     except RunInterruptedError:
         sys.stderr.write("interrupted; what was measured is kept, the same command goes on\n")
         return INTERRUPTED
-    merging.write_faults_table(path, table.rows)
-    states = [grading.row_state(row, run.matrix.cells.get(row.name, {})) for row in rows]
-    return 1 if any(state == "defect" for state, _ in states) else 0
+    merging.write_faults_table(path, table.rows, run.gates_now.hash_of)
+    return 1 if any(run.outcome(row)[0] == "defect" for row in rows) else 0
 
 
 def _rows(rows: list[expectations.Row], wanted: Sequence[str] | None) -> list[expectations.Row]:
@@ -213,7 +215,7 @@ def _lanes(options: argparse.Namespace) -> int:
     arguments = options.experiment[1:] if options.experiment[:1] == ["--"] else options.experiment
     if not arguments or arguments[0] not in ("matrix", "aa-runs", "ci-runs"):
         raise SpecError("lanes runs matrix, aa-runs or ci-runs, e.g. `lanes matrix --quick`")
-    _parser().parse_args(arguments)  # its mistakes are ours to say, once
+    given = _parser().parse_args(arguments)  # its mistakes are ours to say, once
     folder = state_dir() / "trust" / "lanes" / real_runs.this_commit() / arguments[0]
     chosen = lanes.make_lanes(folder, cores=options.cores, most=options.most)
     try:
@@ -223,7 +225,7 @@ def _lanes(options: argparse.Namespace) -> int:
         return INTERRUPTED
     results = _results(options)
     parts = [part for part in (results, *(lane.results for lane in chosen)) if part.is_dir()]
-    for path in merging.merge(parts, results, expectations.load()):
+    for path in merging.merge(parts, results, expectations.load(), _gates_now(given.suite)):
         sys.stdout.write(f"{path}\n")
     return max(codes, key=abs)
 
@@ -231,16 +233,26 @@ def _lanes(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from ds4bench.trust import expectations, merging
 
-    for path in merging.merge(options.parts, _results(options), expectations.load()):
+    for path in merging.merge(options.parts, _results(options), expectations.load(), _gates_now(options.suite)):
         sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _gates_now(suite: str) -> GateHashes:
+    """The gates of the matrix as they are now."""
+    from ds4bench.spec.suite import load_suite
+    from ds4bench.trust import expectations
+    from ds4bench.trust.matrix_gates import MatrixGates
+
+    return MatrixGates(load_suite(suite), expectations.table().repeats).hash_of
 
 
 def _table(options: argparse.Namespace) -> int:
     from ds4bench.trust import expectations, merging
 
     results = _results(options)
-    sys.stdout.write(merging.write_faults_table(results / merging.FAULTS, expectations.load()))
+    now = _gates_now(options.suite)
+    sys.stdout.write(merging.write_faults_table(results / merging.FAULTS, expectations.load(), now))
     for kind in merging.KINDS:
         path = results / merging.runs_file(kind)
         if path.exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 from ds4bench.errors import StoreError
 from ds4bench.trust import grading, real_runs, real_tables
 from ds4bench.trust.expectations import Row
+from ds4bench.trust.grading import GateHashes
 from ds4bench.trust.real_runs import Kind, RealRuns
 
 FAULTS = "faults.json"
@@ -19,14 +20,15 @@ def runs_file(kind: Kind) -> str:
     return f"{kind}-runs.json"
 
 
-def merge(parts: Sequence[Path], results: Path, rows: Sequence[Row]) -> list[Path]:
+def merge(parts: Sequence[Path], results: Path, rows: Sequence[Row], now: GateHashes) -> list[Path]:
     """Write what the folders ``parts`` hold into ``results``; where two measured the same, the later one's counts.
 
-    Returns the files written. Raises StoreError for folders that hold nothing, and for damaged files.
+    ``now`` tells which cells of the matrix are of gates as they are. Returns the files written. Raises StoreError for
+    folders that hold nothing, and for damaged files.
     """
     written = []
     if found := [part / FAULTS for part in parts if (part / FAULTS).exists()]:
-        written.append(_faults(found, results / FAULTS, rows))
+        written.append(_faults(found, results / FAULTS, rows, now))
     for kind in KINDS:
         name = runs_file(kind)
         if found := [part / name for part in parts if (part / name).exists()]:
@@ -38,7 +40,7 @@ def merge(parts: Sequence[Path], results: Path, rows: Sequence[Row]) -> list[Pat
     return written
 
 
-def _faults(paths: Sequence[Path], target: Path, rows: Sequence[Row]) -> Path:
+def _faults(paths: Sequence[Path], target: Path, rows: Sequence[Row], now: GateHashes) -> Path:
     whole = grading.Matrix()
     for path in paths:
         part = grading.load(path)
@@ -48,13 +50,13 @@ def _faults(paths: Sequence[Path], target: Path, rows: Sequence[Row]) -> Path:
     order = {row.name: place for place, row in enumerate(rows)}
     whole.cells = dict(sorted(whole.cells.items(), key=lambda item: order.get(item[0], len(order))))
     grading.save(whole, target)
-    write_faults_table(target, rows)
+    write_faults_table(target, rows, now)
     return target
 
 
-def write_faults_table(path: Path, rows: Sequence[Row]) -> str:
+def write_faults_table(path: Path, rows: Sequence[Row], now: GateHashes) -> str:
     """The matrix as Markdown, beside its file."""
-    text = grading.matrix_table(rows, grading.load(path))
+    text = grading.matrix_table(rows, grading.load(path), now)
     path.parent.mkdir(parents=True, exist_ok=True)  # a share may have nothing to do
     path.with_suffix(".md").write_text(text)
     return text

@@ -50,6 +50,7 @@ PROXY_FAULTS = {
         ProxyFault("reasoning-field", "the name under which reasoning comes", faults.ReasoningField,
                    r"(reasoning|reasoning_content|both)()", "reasoning_content", harmless=True),
         ProxyFault("dsml-leak", "streamed tool calls come as markup in the content, a character a chunk", faults.DsmlLeak),
+        ProxyFault("calls-dropped", "tool calls do not arrive, streamed or whole", faults.CallsDropped),
         ProxyFault("http-503", "every n-th generation request is answered with 503", faults.Refused, _COUNT, "7"),
         ProxyFault("hang", "the tenth stream says nothing more after n token chunks", faults.Hang, _COUNT, "3"),
         ProxyFault("poisoned-digits", "every digit of the content is another one", faults.PoisonedDigits),

@@ -201,6 +201,22 @@ class DsmlLeak(ReplyFault):
         return piece
 
 
+class CallsDropped(ReplyFault):
+    """Tool calls do not arrive, streamed or whole: a reply ends as if its model had called nothing."""
+
+    def chunk(self, chunk: Json) -> list[Json]:
+        return [self.whole(chunk)]
+
+    def whole(self, reply: Json) -> Json:
+        reply = copy.deepcopy(reply)
+        for message in messages_of(reply):
+            message.pop("tool_calls", None)
+        choice = choice_of(reply)
+        if choice is not None and choice.get("finish_reason") == "tool_calls":
+            choice["finish_reason"] = "stop"
+        return reply
+
+
 class Refused(ReplyFault):
     """Every n-th generation request is answered with 503."""
 

@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class GateRates:
-    """Verdicts of simulated promotions of one gate; ``by_cell`` is the share that a single cell alone failed."""
+    """Verdicts of simulated promotions by one comparing rule; ``by_cell`` is the share that a single cell alone failed."""
 
     passed: float
     failed: float
@@ -46,7 +46,7 @@ class GateRates:
 
 
 def aa_table(stored: Sequence[Timings], *, promotions: int, seed: int = 0) -> list[Row]:
-    """Unchanged builds, one row a gate and truth about sessions: as the gate assumes them, and as they were seen.
+    """Unchanged builds, one row a gate's rule and truth about sessions: as the gate assumes them, and as they were seen.
 
     Neighbours in time are what a baseline and its candidate are that are measured one after the other; all sessions are
     what they are when the baseline is older. The runner's CPU probe (``machine_steady``) is not simulated.
@@ -74,7 +74,7 @@ def aa_table(stored: Sequence[Timings], *, promotions: int, seed: int = 0) -> li
 def simulate_gate(
     timings: Timings, source: Source, *, slowdown: float = 0.0, true_session_cv: float, promotions: int, seed: int = 0
 ) -> GateRates:
-    """Promotions of a whole gate: its endpoint (with the declared extension) and its cells.
+    """Promotions by one comparing rule of a gate: its endpoint (with the declared extension) and its cells.
 
     An INCONCLUSIVE first look is followed by the second, as the runner does it; cells are judged with the look that ended
     the run. A geometric mean whose margin is under twice the noise does not pass.
@@ -117,8 +117,8 @@ def power_table(stored: Sequence[Timings], *, promotions: int, seed: int = 0) ->
                 promotions=promotions, seed=seed,
             )  # fmt: skip
             rows.append(
-                {"kind": "gate", "gate": timings.gate, "profile": timings.profile, "margin": timings.margin,
-                 "repeats": timings.repeats, "truth": slowdown} | _rounded(asdict(gate))
+                {"kind": "gate", "gate": timings.gate, "profile": timings.profile, "rule": timings.rule,
+                 "margin": timings.margin, "repeats": timings.repeats, "truth": slowdown} | _rounded(asdict(gate))
             )  # fmt: skip
     return rows
 

@@ -30,14 +30,14 @@ def simulation_tables(aa: Sequence[Row], power: Sequence[Row], sequential: Seque
         [
             "### Unchanged builds (A/A)\n",
             "Simulated promotions of an unchanged build, drawn from the stored timings of real runs.\n",
-            _markdown(aa, ("gate", "profile", "stored_repeats", "noise_cv", "true_session_cv", "sessions", "margin",
+            _markdown(aa, ("gate", "profile", "rule", "stored_repeats", "noise_cv", "true_session_cv", "sessions", "margin",
                            "repeats", "passed", "failed", "inconclusive")),
             "### True slowdowns, margin 5 %, 1 % between sessions\n",
             _markdown([row for row in power if row["kind"] == "slowdown"],
                       ("noise_cv", "repeats", "truth", "passed", "failed", "inconclusive")),
-            "### True slowdowns of each gate, with its own noise, margin and repeats\n",
+            "### True slowdowns of each gate's rules, with their own noise, margin and repeats\n",
             _markdown([row for row in power if row["kind"] == "gate"],
-                      ("gate", "profile", "margin", "repeats", "truth", "passed", "failed", "inconclusive")),
+                      ("gate", "profile", "rule", "margin", "repeats", "truth", "passed", "failed", "inconclusive")),
             "### True losses of accuracy, sequential rule, margin 1.5 points\n",
             _markdown([row for row in power if row["kind"] == "accuracy"],
                       ("questions", "flips", "truth", "passed", "failed", "inconclusive", "mean_questions",
@@ -59,7 +59,9 @@ def broken_promises(aa: Sequence[Row], power: Sequence[Row]) -> list[str]:
     for row in aa:
         allowed = FALSE_FAIL + _CHANCE * (FALSE_FAIL * (1 - FALSE_FAIL) / row["promotions"]) ** 0.5
         if row["sessions"] == "as assumed" and row["failed"] > allowed:
-            lines.append(f"{row['gate']} fails {row['failed']:.1%} of unchanged builds, 1 % is promised")
+            lines.append(
+                f"{row['gate']} ({row['rule']}) fails {row['failed']:.1%} of unchanged builds, 1 % is promised"
+            )
     for row in power:
         key = (row["kind"], row["truth"], row.get("noise_cv"), row.get("repeats"))
         if key == ("slowdown", 0.10, 0.02, 5):

@@ -1,7 +1,8 @@
 """Request timings of real runs, kept in small files, so that simulated promotions can be repeated anywhere.
 
-A file under ``results/trust/timings`` holds, for one gate and profile, the run values that its first comparing rule judges,
-[repeats, strata] (``ratio``) or [repeats, cells] (``geomean_ratio``), and that rule as it was. Simulated promotions are
+A file under ``results/trust/timings`` holds the run values that one comparing rule of a gate's profile judges, [repeats,
+strata] (``ratio``) or [repeats, cells] (``geomean_ratio``), and that rule as it was: ``GATE-PROFILE.json`` those of the
+gate's first such rule, ``GATE-PROFILE-RULE.json`` those of each other one. Simulated promotions are
 judged by the rule as the gate file has it now. Repeats of several sessions are put on the
 level of the first: what one build differs by from session to session is the simulation's own parameter. It is estimated
 here in two ways, both free of what the repeats' own noise adds: over all sessions, and between neighbours in time.
@@ -57,16 +58,22 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     values: list[list[float]]
 
 
-def of_runs(runs: Sequence[RunData]) -> Timings:
-    """Timings of complete runs of one gate. Raises StoreError when they are not of one measurement or have no ratio rule."""
+def of_runs(runs: Sequence[RunData]) -> list[Timings]:
+    """Timings of complete runs of one gate, one for each rule that compares times, in the gate's order.
+
+    Raises StoreError when the runs are not of one measurement or the gate has no such rule.
+    """
     if len({run.manifest.measurement_hash for run in runs}) != 1:
         raise StoreError("these runs are not of one measurement: " + ", ".join(run.manifest.run_id for run in runs))
     gate = effective_from_dict(runs[0].manifest.effective_gate)
     rules = comparing_rules(gate.spec)
     if not rules:
         raise StoreError(f"gate {gate.spec.name} has no rule that compares times with a baseline")
-    rule = rules[0]
     runs = sorted(runs, key=lambda run: run.manifest.created)
+    return [_of_rule(gate, rule, runs) for rule in rules]
+
+
+def _of_rule(gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, runs: Sequence[RunData]) -> Timings:
     metric = judged_metric(rule.metric, *(measured_rows(run) for run in runs))
     tables = [_table(gate, rule, metric, run) for run in runs]
     columns = _columns(gate, rule, tables[0][1])
@@ -99,14 +106,19 @@ def _levels(tables: Sequence[Sequence[Sequence[float]]]) -> tuple[list[float], t
     return levels.tolist(), (math.sqrt(max(over_all - own, 0.0)), math.sqrt(max(successive - own, 0.0)))
 
 
-def write(timings: Timings, folder: Path) -> Path:
-    """Keep timings, one repeat a line."""
+def write(kept: Sequence[Timings], folder: Path) -> list[Path]:
+    """Keep the timings of a gate's rules, the first rule's first; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_write(one, folder, "" if place == 0 else f"-{one.rule}") for place, one in enumerate(kept)]
+
+
+def _write(timings: Timings, folder: Path, end: str) -> Path:
+    """One repeat a line."""
     plain = msgspec.to_builtins(timings)
     values = plain.pop("values")
     head = msgspec.json.format(msgspec.json.encode(plain), indent=2).decode().removesuffix("\n}")
     rows = ",\n    ".join(msgspec.json.encode([round(value, 6) for value in row]).decode() for row in values)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{timings.gate}-{timings.profile}.json"
+    path = folder / f"{timings.gate}-{timings.profile}{end}.json"
     path.write_text(f'{head},\n  "values": [\n    {rows}\n  ]\n}}\n')
     return path
 

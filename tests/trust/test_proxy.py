@@ -113,6 +113,18 @@ async def test_tool_calls_leak_as_markup_a_character_a_chunk(through: Through) -
     assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == "stop"
 
 
+async def test_tool_calls_do_not_arrive_and_all_else_does(through: Through, upstream: Any) -> None:
+    upstream.whole["choices"][0] |= {"finish_reason": "tool_calls"}
+    upstream.whole["choices"][0]["message"]["tool_calls"] = [{"id": "c1", "function": {"name": "find"}}]
+    client = await through("calls-dropped")
+    chunks, whole = await client.chunks(), (await client.whole())["choices"][0]
+    assert not any("tool_calls" in c["choices"][0]["delta"] for c in chunks if c["choices"])
+    assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == "stop"
+    assert text(chunks) == "The code is 4027, 永遠."
+    assert "tool_calls" not in whole["message"] and whole["finish_reason"] == "stop"
+    assert whole["message"]["content"] == "The code is 4027."
+
+
 async def test_digits_of_the_content_are_others_and_the_same_for_the_same_seed(through: Through) -> None:
     first, again = [await (await through("poisoned-digits")).chunks() for _ in range(2)]
     assert first == again

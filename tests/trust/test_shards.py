@@ -63,7 +63,7 @@ def test_shares_are_put_together_and_the_later_one_counts(tmp_path: Path) -> Non
     grading.save(Matrix(machine="b", cells=cells), two / "faults.json")
     real_runs.save(RealRuns(kind="aa", runs=[run_of("x"), run_of("y")]), one / "aa-runs.json")
     real_runs.save(RealRuns(kind="aa", runs=[run_of("y"), run_of("z", "INCONCLUSIVE")]), two / "aa-runs.json")
-    written = merging.merge([one, two], out, rows)
+    written = merging.merge([one, two], out, rows, lambda gate: "now")
     assert [path.name for path in written] == ["faults.json", "aa-runs.json"]
     found = grading.load(out / "faults.json")
     assert list(found.cells) == ["healthy", "hang"]  # in the order of the table
@@ -72,7 +72,7 @@ def test_shares_are_put_together_and_the_later_one_counts(tmp_path: Path) -> Non
     assert "| **the promotion** | 2 | 1 |" in (out / "aa-runs.md").read_text()
     assert "| healthy |" in (out / "faults.md").read_text()
     with pytest.raises(StoreError, match="nothing to merge"):
-        merging.merge([tmp_path / "none"], out, rows)
+        merging.merge([tmp_path / "none"], out, rows, lambda gate: "now")
 
 
 def test_lanes_have_cpus_of_their_own_and_a_share_each(tmp_path: Path) -> None:

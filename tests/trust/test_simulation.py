@@ -64,7 +64,7 @@ def test_a_loss_of_25_points_is_found_early_and_no_loss_seldom_fails() -> None:
 
 
 def test_promises_that_are_broken_are_told() -> None:
-    aa = [{"gate": "g", "sessions": "as assumed", "failed": 0.05, "promotions": 1000}]
+    aa = [{"gate": "g", "rule": "ttft", "sessions": "as assumed", "failed": 0.05, "promotions": 1000}]
     power = [
         {"kind": "slowdown", "truth": 0.10, "noise_cv": 0.02, "repeats": 5, "failed": 0.5, "promotions": 1000},
         {"kind": "accuracy", "truth": 0.25, "median_questions": 80},
@@ -84,7 +84,7 @@ def test_sessions_that_drift_differ_more_over_all_than_from_one_to_the_next() ->
 
 
 def test_timings_survive_their_file(tmp_path: Path) -> None:
-    path = timings.write(stored(), tmp_path)
+    [path] = timings.write([stored()], tmp_path)
     again = timings.read(path)
     assert np.asarray(again.values) == pytest.approx(np.asarray(stored().values), abs=1e-6)
     path.write_text("{")
@@ -96,7 +96,7 @@ def test_the_command_writes_tables_and_asks_for_timings(tmp_path: Path, capsys: 
     arguments = ["simulate", "--promotions", "5", "--results", str(tmp_path)]
     assert main(arguments) == 2
     assert "keep RUN" in capsys.readouterr().err
-    timings.write(stored(), tmp_path / "timings")
+    timings.write([stored()], tmp_path / "timings")
     assert main(arguments) in (0, 1)
     assert sorted(path.name for path in tmp_path.glob("*.*")) == [
         "aa.json", "power.json", "sequential.json", "simulation.md",

@@ -51,7 +51,7 @@ class ToolCall15:
 
     A conversation is scored by both rule sets (scores ``v1-jasl`` and ``v1-original``); ``points``, ``category-a`` and
     ``tc-01`` are by the gate's own. All are shares of full points. ``clean`` is 1 without tool-call markup in any
-    reply's text.
+    reply's text, ``called`` is 1 with any call whose arguments arrived: of any tool, whether that was asked or not.
     """
 
     def __init__(self, spec: GateSpec, run_id: str, data: DataSet | None) -> None:
@@ -126,6 +126,7 @@ class ToolCall15:
         scores = {"points": share, f"category-{chosen.category.lower()}": share, chosen.scenario.lower(): share}
         scores |= {rules: item.points / FULL for rules, item in by_rules.items()}
         scores["clean"] = float("markup_leak" not in chosen.diagnoses)
+        scores["called"] = float(any(call.arguments for call in trace.calls))  # malformed ones were read as none
         return Answer(scores=scores, detail={"trace": msgspec.to_builtins(trace), "score": msgspec.to_builtins(chosen)})
 
 
