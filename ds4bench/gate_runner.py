@@ -147,7 +147,7 @@ class GateRunner:
             self.endpoint.base_url,
             headers,
             health_path=self.endpoint.dialect.health_path,
-            on_post=pacing.count_call if pacing is not None else None,
+            pace=pacing.call if pacing is not None else None,
         )
         transport = HttpxAiohttpTransport(self.endpoint.base_url, headers)
         try:
@@ -248,6 +248,8 @@ class GateRunner:
     async def _scripts(self, key: BatchKey, control: ControlClient) -> Batch:
         try:
             return await self.workload.batch(key.cell, key.repeat, key.attempt, key.phase, control)
+        except TargetDiedError:  # it says why by itself
+            raise
         except TargetError as error:
             await self._raise_if_dead(control)
             raise TargetDiedError(f"the serve stopped answering while prompts were built: {error}") from error
