@@ -59,7 +59,7 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     """One streamed request as the client saw it (definitions: client/timeline.py). None means not measurable.
 
     ``error`` is a stable word (``http_429``, ``deadline``, ``disconnect``, ``bad_json``, ``no_usage``, ``no_tokens``,
-    ``connect``, ``stream_error``); ``error_detail`` is one line for a person.
+    ``connect``, ``stream_error``, ``finish_abort`` and the like); ``error_detail`` is one line for a person.
     """
 
     ok: bool

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _DEATH_GRACE_S = 2.0
 """A process that was killed is reaped within this time; a refused connection alone may be a full backlog."""
+_SIGNS_OF_DEATH = frozenset({"connect", "disconnect", "deadline", "stream_error", "finish_abort", "finish_error"})
 _PROBE_SHARE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.25, 10.0, 120.0
 """Of a request's deadline: how long a serve that seems to hang has for one token."""
 
@@ -147,7 +148,7 @@ class GateRunner:
             self.endpoint.base_url,
             headers,
             health_path=self.endpoint.dialect.health_path,
-            on_post=pacing.count_call if pacing is not None else None,
+            pace=pacing.call if pacing is not None else None,
         )
         transport = HttpxAiohttpTransport(self.endpoint.base_url, headers)
         try:
@@ -248,6 +249,8 @@ class GateRunner:
     async def _scripts(self, key: BatchKey, control: ControlClient) -> Batch:
         try:
             return await self.workload.batch(key.cell, key.repeat, key.attempt, key.phase, control)
+        except TargetDiedError:  # it says why by itself
+            raise
         except TargetError as error:
             await self._raise_if_dead(control)
             raise TargetDiedError(f"the serve stopped answering while prompts were built: {error}") from error
@@ -276,11 +279,8 @@ class GateRunner:
 
     async def _check_alive(self, batch: BatchResult, control: ControlClient) -> None:
         """A failed request may mean a dead serve: then the run ends here, and the batch does not count."""
-        if all(result.ok for result in batch.results):
-            return
-        lost = any(result.error in ("connect", "disconnect", "deadline") for result in batch.results)
-        if lost:
-            await self._raise_if_dead(control)
+        if any(_may_be_dead(result.error) for result in batch.results):
+            await self._raise_if_dead(control, watched=self.target.pid is not None)
 
     async def _hangs(self, control: ControlClient) -> str | None:
         """Why the serve is given up: it has no token for a plain question either. A slow one answers that."""
@@ -300,14 +300,23 @@ class GateRunner:
             f"unresponsive: a request reached its deadline, no other stream moved, and a new question {why}, {health}"
         )
 
-    async def _raise_if_dead(self, control: ControlClient) -> None:
+    async def _raise_if_dead(self, control: ControlClient, *, watched: bool = False) -> None:
+        """Raises TargetDiedError unless the serve is well. ``watched``: one that answers /health is given time to end, for
+        an engine that failed a request may still be on its way down."""
         waited = 0.0
         while self.target.alive() and waited < _DEATH_GRACE_S:
-            if await control.health():
+            if not watched and await control.health():
                 return
             await asyncio.sleep(0.2)
             waited += 0.2
+        if self.target.alive() and await control.health():
+            return
         raise TargetDiedError(self.target.death_note() or "the serve no longer answers /health")
+
+
+def _may_be_dead(error: str | None) -> bool:
+    """Whether a request failed as those of a dead engine do: behind its API server they end with a status or a reason."""
+    return error is not None and (error in _SIGNS_OF_DEATH or error.startswith("http_5"))
 
 
 def _encoded(planned: PlannedRequest) -> HttpRequest:

@@ -67,8 +67,8 @@ class TargetOptions:
         if self.name != "attach" and self.name not in HOSTED and self.url:
             raise TargetError("--url belongs to --target attach")
         self.serving.check(self.name, self.model)
-        if self.name == "attach" and self.serve_args:
-            raise TargetError("--serve-arg belongs to a target that ds4bench launches, not to --target attach")
+        if self.name in ("attach", *HOSTED) and self.serve_args:
+            raise TargetError(f"--serve-arg belongs to a target that ds4bench launches, not to --target {self.name}")
 
     def make(self, log_path: Path) -> Target:
         """The target, not started."""

@@ -11,7 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ds4bench.core import Answer, Fingerprint, ScriptRow
+from ds4bench.spec.load import load_gate
 from ds4bench.store.runs import RunWriter
+from tests.records import batch_row, run_manifest
 from tests.verdicts.conftest import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +49,43 @@ def test_compare_prints_a_table_and_json(tmp_path: Path) -> None:
     document = json.loads(ds4bench(tmp_path, "compare", first, second, "--json").stdout)
     assert all(item["ratio"] == pytest.approx(1) for item in document["latencies"])
     assert {(item["rank"]["p"], item["rank"]["superiority"]) for item in document["latencies"]} == {(1.0, 0.5)}
+
+
+def stored_battery(folder: Path, name: str, modes: dict[str, list[float]]) -> str:
+    """A run of the battery with these shares of points, mode by mode, as the workload stores them."""
+    gate = load_gate("toolcall-15", directory=ROOT / "gates")
+    told = run_manifest(gate, run_id=str(folder / name), fingerprint=Fingerprint(engine="e", model="m"))
+    with RunWriter.create(told) as writer:
+        for mode, shares in modes.items():
+            for place, share in enumerate(shares):
+                key = f"TC-{place + 1:02}"
+                answer = Answer(scores={"points": share, key.lower(): share})
+                writer.append_script(
+                    ScriptRow(
+                        cell=mode, repeat=0, attempt=0, phase="measure", script=place, key=key, requests=1, answer=answer
+                    )
+                )  # fmt: skip
+            writer.append_batch(batch_row(mode, requests=len(shares)))
+    return str(folder / name)
+
+
+def test_compare_shows_each_mode_of_the_battery_and_each_scenario_in_it(tmp_path: Path) -> None:
+    up, down = [0.0] * 8 + [1.0] * 7, [1.0] * 15
+    first = stored_battery(tmp_path, "a", {"think-high": up, "think-max": down})
+    second = stored_battery(tmp_path, "b", {"think-high": down, "think-max": up})
+    out = ds4bench(tmp_path, "compare", first, second)
+    assert out.returncode == 0, out.stdout + out.stderr
+    lines = [line.replace("│", " ").split() for line in out.stdout.splitlines()]
+    assert ["points", "think-high", "15", "0.467", "1.000", "+0.533"] in [line[:6] for line in lines]
+    assert ["points", "think-max", "15", "1.000", "0.467", "-0.533"] in [line[:6] for line in lines]
+    assert ["scenario", "think-high", "think-max"] in lines
+    assert ["TC-01", *"0 / 2".split(), *"2 / 0".split()] in lines
+    assert ["TC-15", *"2 / 2".split(), *"2 / 2".split()] in lines
+    assert not any(line[:1] == ["tc-01"] for line in lines)  # the scenario's row has it
+    document = json.loads(ds4bench(tmp_path, "compare", first, second, "--json").stdout)
+    points = {item["cell"]: item for item in document["scores"] if item["name"] == "points"}
+    assert points["think-max"]["lost"] == points["think-high"]["won"] == [f"TC-{n:02}" for n in range(1, 9)]
+    assert points["think-max"]["pairs"]["TC-01"] == [1.0, 0.0]
 
 
 def test_compare_says_why_it_refuses(tmp_path: Path) -> None:

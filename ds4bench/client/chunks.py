@@ -117,6 +117,21 @@ class WholeReply(msgspec.Struct):
     error: Any = None
 
 
+CUT_SHORT = {
+    "abort": "the engine gave the request up",
+    "error": "the engine failed in the middle of it",
+    "content_filter": "a filter withheld the rest",
+    "insufficient_system_resource": "the API ran out of resources",
+}
+"""Reasons at the end of a reply that is no whole answer. vLLM and SGLang say the first two, DeepSeek's API the others."""
+
+
+def cut_short(finish_reason: str | None) -> tuple[str, str] | None:
+    """Error word and detail for a reply that the serve did not bring to its end; None for one that it did."""
+    why = CUT_SHORT.get(finish_reason or "")
+    return (f"finish_{finish_reason}", f"the reply ended with finish_reason {finish_reason}: {why}") if why else None
+
+
 _decoder = msgspec.json.Decoder(Chunk)
 _whole_decoder = msgspec.json.Decoder(WholeReply)
 

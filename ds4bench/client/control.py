@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 import httpx
 from aiohttp import ClientConnectorError, ClientOSError, ServerDisconnectedError
 from httpx_aiohttp import AiohttpTransport
 
+from ds4bench.client.transport import retry_after_s
 from ds4bench.errors import TargetError
 
 TIMEOUT_S = 60.0
 
 
+class Posted(NamedTuple):
+    """What a POST came back with: decoded JSON or None, and the pause in seconds that a refusal asks for."""
+
+    status: int
+    reply: Any
+    retry_after_s: float | None = None
+
+
+Pace = Callable[[Mapping[str, Any], Callable[[], Awaitable[Posted]]], Awaitable[Posted]]
+"""Sends a body when it may be sent, and again after a refusal; may refuse it by an exception: a budget."""
+
+
 class ControlClient:
     """Plain requests to one serve. Redirects are not followed, so a key never reaches another host.
 
-    ``on_post`` is told of every body before it is posted, and may refuse it by an exception: a budget.
+    ``pace`` sends the bodies that are posted; None: at once, whatever comes back.
     """
 
     def __init__(
@@ -27,10 +40,10 @@ class ControlClient:
         *,
         timeout_s: float = TIMEOUT_S,
         health_path: str | None = "/health",
-        on_post: Callable[[Mapping[str, Any]], None] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._health_path = health_path
-        self._on_post = on_post
+        self._pace = pace
         self.base_url = base_url.rstrip("/")
         self._client = httpx.AsyncClient(
             base_url=self.base_url, headers=dict(headers or {}), timeout=timeout_s, transport=AiohttpTransport()
@@ -63,13 +76,19 @@ class ControlClient:
 
     async def post_json(self, path: str, body: Any) -> tuple[int, Any]:
         """(status, decoded JSON or None). Raises TargetError if the serve cannot be reached."""
-        if self._on_post is not None and isinstance(body, Mapping):
-            self._on_post(body)
+        if self._pace is not None and isinstance(body, Mapping):
+            posted = await self._pace(body, lambda: self._post(path, body))
+        else:
+            posted = await self._post(path, body)
+        return posted.status, posted.reply
+
+    async def _post(self, path: str, body: Any) -> Posted:
         response = await self._send("POST", path, body)
+        asked = retry_after_s(response.headers.get("retry-after"))
         try:
-            return response.status_code, response.json()
+            return Posted(response.status_code, response.json(), asked)
         except ValueError:
-            return response.status_code, None
+            return Posted(response.status_code, None, asked)
 
     async def server_header(self, path: str) -> str | None:
         """The ``Server`` header that a page is answered with."""

@@ -10,6 +10,7 @@
   several tokens brings under speculative decoding. Only with ``continuous_usage_stats``; without it gates judge TPOT
   (``measures.judged_metric``).
 * **E2E** ends at the last token chunk; what follows until the stream closes is ``stream_close_ms``.
+* A reply that the serve cut short (``finish_reason`` ``abort``, ``error``, ...: ``chunks.CUT_SHORT``) is a failed request.
 * Token counts are the serve's own usage. Without usage a request is unmeasurable (error ``no_usage``), never estimated.
 
 Versioned by ``core.METRIC_SCHEMA``.
@@ -23,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from ds4bench.client.chunks import Choice, Chunk, ToolCall, Usage, decode_chunk
+from ds4bench.client.chunks import Choice, Chunk, ToolCall, Usage, cut_short, decode_chunk
 from ds4bench.client.sse import split_events
 from ds4bench.client.transport import Exchange
 from ds4bench.core import RequestResult
@@ -199,6 +200,8 @@ def _failure(stream: _Stream, error: str | None, detail: str | None, rest: bytes
         return "bad_json", _one_line(f"not an event stream: {rest[:120].decode(errors='replace')}")
     if rest.strip() not in _LAST_LINES and not stream.done:
         return "disconnect", "the stream ended in the middle of an event"
+    if cut := cut_short(stream.finish_reason):
+        return cut
     if not stream.token_times:
         return "no_tokens", "the stream ended without a token"
     if not stream.done and stream.finish_reason is None:

@@ -233,7 +233,7 @@ class HttpxAiohttpTransport:
         try:
             response = await transport.handle_async_request(message)
             into.status = response.status_code
-            into.retry_after_s = _seconds(response.headers.get("retry-after"))
+            into.retry_after_s = retry_after_s(response.headers.get("retry-after"))
             await connector.handlers[id(into)].wait_reply()
         except _NOT_MAPPED as error:
             raise httpx.ReadError(str(error) or type(error).__name__) from error
@@ -277,9 +277,9 @@ class HttpxAiohttpTransport:
         return (time.perf_counter() - started) * 1000
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """The header in seconds; None for its rarer form, a date."""
+def retry_after_s(header: str | None) -> float | None:
+    """The header ``Retry-After`` in seconds; None for its rarer form, a date."""
     try:
-        return float(retry_after) if retry_after else None
+        return float(header) if header else None
     except ValueError:
         return None

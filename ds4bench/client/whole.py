@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ds4bench.client.chunks import Message, ToolCall, WholeReply, decode_whole
+from ds4bench.client.chunks import Message, ToolCall, WholeReply, cut_short, decode_whole
 from ds4bench.client.transport import Exchange
 from ds4bench.core import RequestResult
 
@@ -79,6 +79,8 @@ def _failure(reply: WholeReply) -> tuple[str | None, str | None]:
         return "stream_error", _one_line(str(reply.error))
     if not reply.choices:
         return "no_tokens", "the reply has no choice"
+    if cut := cut_short(reply.choices[0].finish_reason):
+        return cut
     if reply.usage is None or reply.usage.completion_tokens is None:
         return "no_usage", "the serve sent no usage"
     if reply.usage.completion_tokens == 0:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from typing import TYPE_CHECKING
 
 from ds4bench.core import RunData
 from ds4bench.report.console import stdout
+from ds4bench.report.toolcall15 import render_sides
 from ds4bench.store.runs import load_run
 from ds4bench.verdicts.exit_codes import USAGE
 from ds4bench.verdicts.side_by_side import LATENCIES, Comparison, LatencyComparison, ScoreComparison, side_by_side
+from ds4bench.workloads.toolcall15.summary import FULL
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_SCENARIO = re.compile(r"tc-\d+")
+"""A score of one scenario: a line of the table of scenarios, not of the one of scores."""
 
 
 def compare_runs(first: str, second: str, *, other_model: bool, as_json: bool) -> int:
@@ -47,7 +53,12 @@ def _render(first: RunData, second: RunData, comparison: Comparison, console: Co
         engine = f"{about['engine']} {about['engine_version'] or ''}".strip()
         console.print(f"{letter}: {about['run']}, {engine} serving {about['model']}", markup=False, soft_wrap=True)
     if comparison.scores:
-        _score_table(comparison.scores, console)
+        if first.manifest.measurement.get("workload") == "toolcall15":
+            _score_table([score for score in comparison.scores if not _SCENARIO.fullmatch(score.name)], console)
+            modes = {score.cell: score.pairs for score in comparison.scores if score.name == "points" and score.cell}
+            render_sides(modes, FULL, console)
+        else:
+            _score_table(comparison.scores, console)
     if comparison.latencies:
         _latency_table(comparison.latencies, console)
     for note in comparison.notes:
@@ -60,11 +71,15 @@ def _score_table(scores: list[ScoreComparison], console: Console) -> None:
     from rich.table import Table
 
     table = Table(title="Scores, paired by item; difference B - A with its 90 % interval")
-    for name in ("score", "items", "A", "B", "difference", "interval", "p", "A better", "B better"):
-        table.add_column(name, justify="left" if name == "score" else "right")
+    cells = any(item.cell for item in scores)
+    for name in ("score", "cell") if cells else ("score",):
+        table.add_column(name)
+    for name in ("items", "A", "B", "difference", "interval", "p", "A better", "B better"):
+        table.add_column(name, justify="right")
     for item in scores:
         interval = f"{item.interval.low:+.3f} .. {item.interval.high:+.3f}" if item.interval else "too few items"
-        cells = [
+        values = [
+            *((item.cell or "",) if cells else ()),
             f"{item.items}",
             f"{item.first:.3f}",
             f"{item.second:.3f}",
@@ -72,7 +87,7 @@ def _score_table(scores: list[ScoreComparison], console: Console) -> None:
             interval,
         ]
         p = "" if item.p is None else f"{item.p:.3f}"
-        table.add_row(item.name, *cells, p, str(len(item.lost)), str(len(item.won)))
+        table.add_row(item.name, *values, p, str(len(item.lost)), str(len(item.won)))
     console.print(table)
 
 

@@ -118,9 +118,8 @@ def _show(prepared: Prepared, endpoint: Endpoint, cells: Mapping[str, _Sent], pr
 
 
 def _tokens(body: Any) -> int:
-    text = (
-        json.dumps(body.get("messages", body.get("prompt", "")), ensure_ascii=False) if isinstance(body, dict) else ""
-    )
+    said = [body.get("messages", body.get("prompt", "")), body.get("tools") or ""] if isinstance(body, dict) else ""
+    text = json.dumps(said, ensure_ascii=False)
     return max(1, round(len(text.encode()) / _BYTES_PER_TOKEN))
 
 

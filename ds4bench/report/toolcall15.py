@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ds4bench.core import CheckResult, CheckStatus
@@ -24,6 +24,29 @@ def render_rescored(summary: Summary, checks: Sequence[CheckResult], console: Co
         if check.status in _WORDS:
             console.print(f"{_WORDS[check.status]} {check.name}: ", end="")
             console.print(check.detail, markup=False)
+
+
+def render_sides(modes: Mapping[str, Mapping[str, tuple[float, float]]], full: int, console: Console) -> None:
+    """Scenario by mode, the points of both sides: ``modes`` are shares of ``full`` points, mode -> scenario -> (A, B)."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"Points of each scenario, A / B, of {full}; means over the rounds", box=box.SIMPLE_HEAD)
+    table.add_column("scenario", no_wrap=True)
+    for mode in modes:
+        table.add_column(mode, justify="right", no_wrap=True)
+    for scenario in sorted({name for pairs in modes.values() for name in pairs}):
+        table.add_row(scenario, *(_sides(pairs.get(scenario), full) for pairs in modes.values()))
+    console.print(table)
+
+
+def _sides(pair: tuple[float, float] | None, full: int) -> str:
+    """Both sides' points, red where B has fewer and green where it has more."""
+    if pair is None:
+        return "-"
+    first, second = (f"{full * share:.3g}" for share in pair)
+    colour = {-1: "red", 0: "", 1: "green"}[(pair[1] > pair[0]) - (pair[1] < pair[0])]
+    return f"[{colour}]{first} / {second}[/]" if colour else f"{first} / {second}"
 
 
 def _modes(modes: Sequence[ModeScore], console: Console) -> None:

@@ -47,7 +47,7 @@ class HostedTarget(ForeignServe):
         """Check key, model and served model with one small request. Raises TargetError."""
         self.pacing.report = report
         report(f"asking {self.url} for {self.model}")
-        control = ControlClient(self.url, self._headers, timeout_s=_TIMEOUT_S)
+        control = ControlClient(self.url, self._headers, timeout_s=_TIMEOUT_S, pace=self.pacing.call)
         try:
             await self._check_listed(control)
             served, revision = await self._first_token(control)
@@ -87,7 +87,6 @@ class HostedTarget(ForeignServe):
             "max_tokens": 1,
             **dialect_of(self.profile.engine).thinking_body(False),
         }
-        self.pacing.count_call(body)
         status, reply = await control.post_json("/v1/chat/completions", body)
         if status != 200 or not isinstance(reply, dict):
             raise TargetError(self._refusal(status, reply))

@@ -1,7 +1,9 @@
 """Two runs beside each other, for example a local serve and the hosted API: what differs and how surely, without a verdict.
 
-Scores are paired by cell, repeat and the script's key; latencies are ratios of the client's own measurements. What cannot be
-compared is refused with the reason, part by part: another model makes scores incomparable, another machine is the point.
+Scores are paired by cell and the script's key, each the mean over its repeats. Where several cells ask the same items, as the
+modes of ToolCall-15, every cell is a comparison of its own: a loss in one must not be hidden by a gain in another. Latencies
+are ratios of the client's own measurements. What cannot be compared is refused with the reason, part by part: another model
+makes scores incomparable, another machine is the point.
 """
 
 from __future__ import annotations
@@ -32,16 +34,21 @@ LATENCIES = {"ttft_s": "TTFT", "tpot_ms": "TPOT", "e2e_s": "E2E"}
 _SESSION_CV = 0.02
 """What a restart changes, as a stated prior: one session of each side cannot show it."""
 _FEWEST_ITEMS = 3
+Item = tuple[str, str]
+"""Cell and key."""
 
 
 @dataclass(frozen=True)
 class ScoreComparison:
     """One score over the paired items: means, and the difference second - first with its two-sided 90 % interval.
 
-    ``p`` is two-sided: exact McNemar for pass/fail, exact or random sign flips else. None with fewer than 3 items.
+    ``cell`` is None where the cells are batches of different items: all are one comparison. ``p`` is two-sided: exact
+    McNemar for pass/fail, exact or random sign flips else; None with fewer than 3 items. ``pairs`` are the scores of each
+    item, (first, second).
     """
 
     name: str
+    cell: str | None
     items: int
     first: float
     second: float
@@ -49,6 +56,7 @@ class ScoreComparison:
     p: float | None
     lost: list[str]
     won: list[str]
+    pairs: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ def _scores(first: RunData, second: RunData, other_model: bool) -> tuple[list[Sc
         return [], []
     reasons = [] if other_model else _model_reasons(first, second)
     for name in sorted(ours.keys() | theirs.keys()):
-        missing = ours.get(name, {}).keys() ^ theirs.get(name, {}).keys()
+        missing = [_item_name(item) for item in ours.get(name, {}).keys() ^ theirs.get(name, {}).keys()]
         if missing:
             some = ", ".join(sorted(missing)[:3])
             reasons.append(
@@ -139,7 +147,7 @@ def _scores(first: RunData, second: RunData, other_model: bool) -> tuple[list[Sc
             )
     if reasons:
         return [], reasons
-    return [_score(name, ours[name], theirs[name]) for name in sorted(ours)], []
+    return [score for name in sorted(ours) for score in _by_mode(name, ours[name], theirs[name])], []
 
 
 def _model_reasons(first: RunData, second: RunData) -> list[str]:
@@ -149,24 +157,41 @@ def _model_reasons(first: RunData, second: RunData) -> list[str]:
     return [f"{why} (--other-model compares them all the same)" for why in same_model(ours, theirs)]
 
 
-def _scored_items(run: RunData) -> dict[str, dict[str, float]]:
+def _scored_items(run: RunData) -> dict[str, dict[Item, float]]:
     """Score name -> item -> mean over its repeats, from scripts and, where a workload reads single replies, from requests."""
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: defaultdict[str, defaultdict[Item, list[float]]] = defaultdict(lambda: defaultdict(list))
     for script in measured_scripts(run):
         for name, value in (script.answer.scores if script.answer else {}).items():
-            found[name][script.key].append(value)
+            found[name][script.cell, script.key].append(value)
     if not found:
         for row in measured_rows(run):
             for name, value in (row.answer.scores if row.answer else {}).items():
-                found[name][f"{row.cell}/{row.index}"].append(value)
-    return {name: {key: fmean(values) for key, values in items.items()} for name, items in found.items()}
+                found[name][row.cell, f"{row.cell}/{row.index}"].append(value)
+    return {name: {item: fmean(values) for item, values in items.items()} for name, items in found.items()}
 
 
-def _score(name: str, first: Mapping[str, float], second: Mapping[str, float]) -> ScoreComparison:
-    keys = sorted(first)
-    ours, theirs = np.array([first[k] for k in keys]), np.array([second[k] for k in keys])
-    lost = [key for key in keys if second[key] < first[key]]
-    won = [key for key in keys if second[key] > first[key]]
+def _item_name(item: Item) -> str:
+    cell, key = item
+    return key if key.startswith(f"{cell}/") else f"{cell}/{key}"
+
+
+def _by_mode(name: str, first: Mapping[Item, float], second: Mapping[Item, float]) -> list[ScoreComparison]:
+    """One comparison a cell, in the order of the run; one over all items where each stands in one of several cells."""
+    cells = dict.fromkeys(cell for cell, _ in first)
+    keys = {key for _, key in first}
+    if len(cells) > 1 and len(keys) == len(first):
+        return [_score(name, None, {item[1]: (value, second[item]) for item, value in first.items()})]
+    return [
+        _score(name, cell, {item[1]: (value, second[item]) for item, value in first.items() if item[0] == cell})
+        for cell in cells
+    ]
+
+
+def _score(name: str, cell: str | None, pairs: Mapping[str, tuple[float, float]]) -> ScoreComparison:
+    keys = sorted(pairs)
+    ours, theirs = (np.array([pairs[key][side] for key in keys]) for side in (0, 1))
+    lost = [key for key in keys if pairs[key][1] < pairs[key][0]]
+    won = [key for key in keys if pairs[key][1] > pairs[key][0]]
     interval, p = None, None
     if len(keys) >= _FEWEST_ITEMS:
         if np.isin(ours, (0, 1)).all() and np.isin(theirs, (0, 1)).all():
@@ -175,7 +200,10 @@ def _score(name: str, first: Mapping[str, float], second: Mapping[str, float]) -
         else:
             interval = paired_bootstrap(theirs, ours)
             p = min(1.0, 2 * min(sign_flip_loss(theirs, ours), sign_flip_loss(ours, theirs)))
-    return ScoreComparison(name, len(keys), float(ours.mean()), float(theirs.mean()), interval, p, lost, won)
+    return ScoreComparison(
+        name, cell, len(keys), float(ours.mean()), float(theirs.mean()), interval, p, lost, won,
+        {key: pairs[key] for key in keys},
+    )  # fmt: skip
 
 
 def _latencies(first: RunData, second: RunData) -> tuple[list[LatencyComparison], list[str]]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ds4bench.client.control import ControlClient
-from ds4bench.errors import TargetError, WorkloadError
+from ds4bench.errors import TargetDiedError, TargetError, WorkloadError
 from ds4bench.targets.base import Endpoint
+from ds4bench.targets.pacing import Pacing
 
+_UNPAID = (401, 402)
+"""The key or the balance: for the user to mend, whatever was to be counted."""
+_NOT_ABOUT_THE_PROMPT = (*_UNPAID, 403, 429)
 _BROKEN = 500
 """Statuses from here on are the serve's own trouble, the ones below what it thinks of the request."""
 
@@ -37,11 +41,16 @@ class TokenizeCounter:
         """See ``Counter``. Raises TargetError when the serve breaks, WorkloadError when it has no answer to this."""
         prompt = {"messages": [{"role": "user", "content": text}]} if self._chat else {"prompt": text}
         status, reply = await self._control.post_json(self._path, {**self._template, **prompt})
-        if status >= _BROKEN:
-            raise TargetError(f"{self._path} answered HTTP {status}: {str(reply)[:200]}")
+        _raise_if_not_about_the_prompt(self._path, status, reply)
         if status != 200 or not isinstance(reply, dict) or "count" not in reply:
             raise WorkloadError(f"{self._path} answered HTTP {status} without a count: {str(reply)[:200]}")
         return int(reply["count"])
+
+
+def _raise_if_not_about_the_prompt(path: str, status: int, reply: Any) -> None:
+    """Raises TargetError: no other prompt would be answered either, so the workload is not at fault."""
+    if status >= _BROKEN or status in _NOT_ABOUT_THE_PROMPT:
+        raise TargetError(f"{path} answered HTTP {status}: {str(reply)[:200]}")
 
 
 class UsageCounter:
@@ -49,17 +58,26 @@ class UsageCounter:
 
     exact = False
 
-    def __init__(self, control: ControlClient, path: str, template: dict[str, Any], *, chat: bool) -> None:
+    def __init__(
+        self, control: ControlClient, path: str, template: dict[str, Any], *, chat: bool, pacing: Pacing | None = None
+    ) -> None:
         self._control = control
         self._path = path
+        self._pacing = pacing
         self._template = template
         self._chat = chat
 
     async def count(self, text: str) -> int:
-        """See ``Counter``."""
+        """See ``Counter``. Raises TargetError when the serve breaks or refuses the key, TargetDiedError when an API refuses
+        for its rate and does not cease to, WorkloadError when the reply counts nothing.
+        """
         prompt = {"messages": [{"role": "user", "content": text}]} if self._chat else {"prompt": text}
         body = {**self._template, **prompt, "max_tokens": 1, "stream": False}
         status, reply = await self._control.post_json(self._path, body)
+        over = self._pacing.dead_end(status) if self._pacing is not None else None
+        if over is not None:
+            raise (TargetError if status in _UNPAID else TargetDiedError)(over)
+        _raise_if_not_about_the_prompt(self._path, status, reply)
         usage = reply.get("usage") if isinstance(reply, dict) else None
         if status != 200 or not usage or not usage.get("prompt_tokens"):
             raise WorkloadError(
@@ -79,4 +97,4 @@ async def make_counter(control: ControlClient, endpoint: Endpoint, template: dic
             return counter
     except (WorkloadError, TargetError):
         pass
-    return UsageCounter(control, path, template, chat=chat)
+    return UsageCounter(control, path, template, chat=chat, pacing=endpoint.pacing)

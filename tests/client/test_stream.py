@@ -214,3 +214,18 @@ async def test_tokens_are_never_estimated(one: Any, s: Any) -> None:
 async def test_an_answer_without_a_token_is_a_failure(one: Any, s: Any) -> None:
     result = await one([(0, s.chunk(role="assistant", content="") + s.chunk(finish="stop") + s.usage(0) + s.done)])
     assert (result.ok, result.error, result.ttft_s) == (False, "no_tokens", None)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "content_filter", "insufficient_system_resource"])
+@pytest.mark.parametrize("content", ["ab", ""])
+async def test_a_reply_that_the_serve_cut_short_is_a_failed_request_that_names_the_reason(
+    one: Any, s: Any, reason: str, content: str
+) -> None:
+    result = await one([(0, s.chunk(content=content)), (0.01, s.chunk(finish=reason)), (0, s.usage(2) + s.done)])
+    assert (result.ok, result.error, result.finish_reason) == (False, f"finish_{reason}", reason)
+    assert reason in result.error_detail
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
+async def test_a_reply_that_came_to_an_end_is_whole(one: Any, s: Any, reason: str) -> None:
+    assert (await one([(0, s.chunk(content="ab")), (0, s.chunk(finish=reason) + s.usage(2) + s.done)])).ok

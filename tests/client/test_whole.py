@@ -82,3 +82,10 @@ async def test_over_the_wire_only_a_request_that_says_so_is_read_whole(serve: st
     assert whole.e2e_s is not None
     assert whole.e2e_s > 0
     assert as_stream.error == "bad_json"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "content_filter", "insufficient_system_resource"])
+def test_a_reply_that_the_serve_cut_short_is_a_failed_request_that_names_the_reason(reason: str) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": reason}
+    result = read(reply(choices=[choice]))
+    assert (result.ok, result.error, result.finish_reason) == (False, f"finish_{reason}", reason)

@@ -4,7 +4,8 @@ What it has of the real one: keys (401), balance (402), rate limit (429 with Ret
 ``chat_template_kwargs`` ignored, ``reasoning_content``, cache-hit fields by prefixes of 64 tokens, SSE keep-alive comments,
 the only usage of a stream in the chunk with the finish_reason, ``system_fingerprint``; no /health, /version, /metrics and
 /tokenize. ``python hosted_stand_in.py PORT_FILE`` serves; ``POST /control`` (not in the API) sets what it does, ``GET /log``
-tells what came.
+tells what came. ``refuse`` requests are refused for their rate once ``refuse_from`` were answered (the first of a run shows
+that the API answers); a key or a balance ends after so many answers.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from starlette.routing import Route
 
 KEY = "sk-stand-in-0123456789"
 BLOCK = 64
+FOR_GOOD = 10**9
+"""So many refusals never end."""
 NEW_STATE: dict[str, Any] = {
     "refuse": 0,
+    "refuse_from": 1,
     "retry_after": "0.05",
     "no_balance_after": None,
+    "key_ends_after": None,
     "served": "deepseek-v4-flash",
 }
 
@@ -91,10 +96,13 @@ class HostedApi:
     def _refusal(self, request: Request) -> JSONResponse | None:
         if not _has_key(request):
             return _error(401, "Authentication Fails (no such user)", "authentication_error")
+        ends = self.state["key_ends_after"]
+        if ends is not None and self.answered >= ends:
+            return _error(401, "Authentication Fails (key is deleted)", "authentication_error")
         limit = self.state["no_balance_after"]
         if limit is not None and self.answered >= limit:
             return _error(402, "Insufficient Balance", "unknown_error")
-        if self.answered >= 1 and self.state["refuse"] > 0:  # the first request of a run is the readiness one
+        if self.answered >= self.state["refuse_from"] and self.state["refuse"] > 0:
             self.state["refuse"] -= 1
             wait = self.state["retry_after"]
             return _error(429, "Rate limit reached", "rate_limit_error", {"Retry-After": wait} if wait else {})

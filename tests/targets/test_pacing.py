@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ds4bench.client.control import Posted
 from ds4bench.core import RequestResult
 from ds4bench.errors import TargetDiedError, TargetError
 from ds4bench.targets.pacing import MOST_REFUSALS, Account, Limits, Pacing, paced
@@ -112,3 +113,54 @@ def test_the_table_that_comes_along_has_the_profiles_model() -> None:
     assert price_of("deepseek-v4-flash").price.output > 0
     with pytest.raises(TargetError, match="no price for nobody"):
         price_of("nobody")
+
+
+@pytest.mark.parametrize(("status", "words"), [(429, "refuses for its rate limit"), (503, "is overloaded")])
+async def test_refusals_that_do_not_end_end_the_run(status: int, words: str) -> None:
+    async def send() -> RequestResult:
+        return refused(status, 0.0)
+
+    kept: list[RequestResult] = []
+    with pytest.raises(TargetDiedError, match=f"{words} .*everything is kept, go on later with --resume"):
+        await paced(Pacing(Limits(), None, lambda _: None), BODY, send, kept.append)
+    assert len(kept) == MOST_REFUSALS + 1
+
+
+async def test_a_request_is_waited_for_while_the_api_answers_others() -> None:
+    pacing = Pacing(Limits(), None, lambda _: None)
+    replies = [refused(after=0.0)] * (3 * MOST_REFUSALS)
+
+    async def send() -> RequestResult:
+        if not replies:
+            return answered()
+        if len(replies) % MOST_REFUSALS == 0:  # meanwhile another one is served
+            pacing.settle(pacing.admit(BODY), answered())
+        return replies.pop()
+
+    assert (await paced(pacing, BODY, send, lambda _: None)).ok
+
+
+async def test_a_call_is_waited_out_and_only_its_answer_is_charged() -> None:
+    replies = [Posted(429, None, 0.0), Posted(200, {"usage": {}})]
+
+    async def send() -> Posted:
+        return replies.pop(0)
+
+    pacing = Pacing(Limits(), PRICE, lambda _: None)
+    assert (await pacing.call(BODY, send)).status == 200
+    assert (pacing.requests, pacing.refused) == (2, 1)
+    reserved = Pacing(Limits(), PRICE, lambda _: None).admit(BODY)
+    assert pacing.spent == pytest.approx(reserved)
+
+
+async def test_a_call_that_is_refused_for_good_hands_back_the_refusal() -> None:
+    async def send() -> Posted:
+        return Posted(429, None, 0.0)
+
+    assert (await Pacing(Limits(), None, lambda _: None).call(BODY, send)).status == 429
+
+
+def test_tools_are_a_part_of_the_prompt_that_is_paid_for() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 20_000}}]
+    pacing = Pacing(Limits(), PRICE, lambda _: None)
+    assert pacing.admit({**BODY, "tools": tools}) - pacing.admit(BODY) > PRICE.price.cost(20_000 // 4, 0)

@@ -47,6 +47,56 @@ def test_items_are_paired_by_key_and_losses_are_named(world: World) -> None:
     assert points.interval.low < -0.3 < points.interval.high < 0
 
 
+def in_modes(run: RunData, modes: dict[str, list[float]]) -> RunData:
+    """The run with one script a mode and item; every mode asks the same items."""
+    scripts = [
+        ScriptRow(
+            cell=mode, repeat=0, attempt=0, phase="measure", script=place, key=f"TC-{place:02}", requests=1,
+            answer=Answer(scores={"points": value}),
+        )
+        for mode, values in modes.items()
+        for place, value in enumerate(values)
+    ]  # fmt: skip
+    batches = [msgspec.structs.replace(run.batches[0], cell=mode, repeat=0) for mode in modes]
+    return msgspec.structs.replace(run, requests=[], batches=batches, scripts=scripts)
+
+
+def test_a_loss_in_one_mode_is_not_hidden_by_a_gain_in_another(world: World) -> None:
+    run = world.run(world.gate(), fingerprint=LOCAL)
+    up, down = [0.0] * 8 + [1.0] * 7, [1.0] * 8 + [1.0] * 7
+    ours = in_modes(run, {"think-high": up, "think-max": down})
+    theirs = in_modes(run, {"think-high": down, "think-max": up})
+    found = {score.cell: score for score in side_by_side(ours, theirs).scores}
+    assert set(found) == {"think-high", "think-max"}
+    gained, lost = found["think-high"], found["think-max"]
+    eight = [f"TC-{place:02}" for place in range(8)]
+    assert (gained.items, gained.won, gained.lost) == (15, eight, [])
+    assert (lost.items, lost.won, lost.lost) == (15, [], eight)
+    assert lost.pairs["TC-00"] == (1.0, 0.0)
+    for score in (gained, lost):
+        assert score.p == pytest.approx(2 * 0.5**8)
+    assert lost.interval is not None
+    assert lost.interval.high < 0
+
+
+def test_the_modes_of_a_run_are_refused_where_the_other_has_not_all_of_them(world: World) -> None:
+    run = world.run(world.gate(), fingerprint=LOCAL)
+    whole = in_modes(run, {"think-high": [1.0] * 3, "think-max": [1.0] * 3})
+    found = side_by_side(whole, in_modes(run, {"think-high": [1.0] * 3}))
+    assert "points: 3 items are in one run only (think-max/TC-00" in found.refused["scores"][0]
+
+
+def test_items_that_each_stand_in_one_batch_are_one_comparison(world: World) -> None:
+    gate = world.gate()
+    run = world.run(gate, fingerprint=LOCAL)
+    first, second, *_ = (cell.id for cell in gate.spec.matrix.cells())
+    scripts = scored(run, {f"item-{n}": 1.0 for n in range(6)}).scripts
+    halves = [msgspec.structs.replace(row, cell=(first, second)[place % 2]) for place, row in enumerate(scripts)]
+    run = msgspec.structs.replace(run, scripts=halves)
+    [points] = side_by_side(run, run).scores
+    assert (points.cell, points.items) == (None, 6)
+
+
 def test_fractional_scores_get_an_interval_too(world: World) -> None:
     gate = world.gate()
     ours = {f"item-{n}": n % 3 / 2 for n in range(15)}
@@ -93,7 +143,7 @@ def test_scores_of_a_rerouted_model_are_refused_but_its_latency_is_not(world: Wo
 def test_other_items_are_refused_by_name(world: World) -> None:
     run = world.run(world.gate(), fingerprint=LOCAL)
     found = side_by_side(scored(run, {"a": 1.0, "b": 1.0}), scored(run, {"a": 1.0, "c": 1.0}))
-    assert "2 items are in one run only (b, c)" in found.refused["scores"][0]
+    assert "2 items are in one run only (p2048-c1/b, p2048-c1/c)" in found.refused["scores"][0]
 
 
 def test_another_measurement_is_refused_with_what_differs(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ from ds4bench.spec.gate import GateSpec, parse_gate
 from ds4bench.targets.base import Endpoint
 from ds4bench.workloads.base import Workload
 from ds4bench.workloads.registry import make_workload
+from ds4bench.workloads.token_count import UsageCounter
 
 MakeServe = Callable[..., Any]
 
@@ -245,3 +246,16 @@ async def test_a_serve_that_breaks_while_prompts_are_built_is_the_serves_fault_a
         serve.shutting_down = True
         with pytest.raises(TargetError, match="/tokenize answered HTTP 500"):
             await workload.batch(cell, 0, 0, "measure", control)
+
+
+@pytest.mark.parametrize("status", [401, 402, 429, 503])
+async def test_what_is_not_about_the_prompt_is_no_lack_of_a_tokenizer(status: int) -> None:
+    """An API behind --target attach: a gate that only met its rate limit is not one that the serve cannot run."""
+
+    class Refusing:
+        async def post_json(self, path: str, body: Any) -> tuple[int, Any]:
+            return status, {"error": "no"}
+
+    counter = UsageCounter(cast("ControlClient", Refusing()), "/v1/chat/completions", {}, chat=True)
+    with pytest.raises(TargetError, match=f"answered HTTP {status}"):
+        await counter.count("text")
