@@ -6,6 +6,7 @@ Records are ``msgspec.Struct`` so that a run folder's JSON lines decode typed an
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -212,6 +213,7 @@ class KernelProcess(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     mode: str = "auto"
     ops: str | None = None
+    shadow: bool = False  # both kernels ran and the engine's result was used
     sabotage: dict[str, float] = {}
     hooks: list[KernelHook] = []
 
@@ -227,6 +229,12 @@ class KernelUse(msgspec.Struct, frozen=True, kw_only=True):
     selection: list[str] | None
     launches: list[list[KernelProcess]] = []
     backends: dict[str, str] | None = None
+
+    def selected(self, processes: Iterable[KernelProcess]) -> Iterator[KernelHook]:
+        """The hooks of these processes that shall run on the bundle."""
+        for hook in (hook for process in processes for hook in process.hooks):
+            if self.selection is None or hook.op in self.selection or hook.group in self.selection:
+                yield hook
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):

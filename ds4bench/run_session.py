@@ -21,7 +21,7 @@ from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
-from ds4bench.targets.kernels import summary, told_of_kernels
+from ds4bench.targets.kernels import check_loaded, summary, told_of_kernels
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.extension import extension_due
@@ -142,7 +142,8 @@ def prepare(gate: EffectiveGate, source: str | None) -> Prepared:
 @contextlib.asynccontextmanager
 async def started(options: TargetOptions, log_path: Path, run_id: str, progress: Progress) -> AsyncIterator[Started]:
     """The target while it runs. Ctrl-C cancels this task instead of killing the process, so that all is closed; it comes
-    out as RunInterruptedError. ``run_id`` is what an interruption before the first run is called by."""
+    out as RunInterruptedError. ``run_id`` is what an interruption before the first run is called by. Raises TargetError for
+    a serve that never answers, or answers without the kernels that were asked for."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -154,6 +155,7 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
         endpoint = replace(await target.start(progress.phase), kernels=kernels)
         if kernels is not None:
             progress.note(f"kernels {kernels.choice.text}: {summary(kernels.use(endpoint.fingerprint))}")
+            check_loaded(endpoint.fingerprint, kernels)
         yield Started(target, endpoint, options.described())
     except asyncio.CancelledError:
         raise RunInterruptedError(run_id) from None

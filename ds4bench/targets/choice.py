@@ -72,10 +72,14 @@ def launch_of(target: str, model: str, extra: Sequence[str], serving: Serving) -
 
 
 def check_kernels(target: str, serving: Serving) -> None:
-    """Raises TargetError where bundled kernels are asked for and the engine's environment has no plugin to bring them. Of
-    several machines only their reports tell."""
-    if serving.kernels is not None and target in LAUNCHED and load_profile(target, serving.profile).cluster is None:
-        check_plugin(interpreter(serving.engine_python), target, parse_choice(serving.kernels))
+    """Raises TargetError where bundled kernels are asked for and this shell says otherwise, or the engine's environment has
+    no plugin to bring them. Of several machines their preflight asks the latter."""
+    if serving.kernels is None:
+        return
+    choice = parse_choice(serving.kernels)
+    choice.check_shell()
+    if target in LAUNCHED and load_profile(target, serving.profile).cluster is None:
+        check_plugin(interpreter(serving.engine_python), target, choice)
 
 
 def watched(target: str, serving: Serving, log_path: Path) -> tuple[Serving, KernelWatch | None]:

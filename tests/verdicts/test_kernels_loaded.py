@@ -77,6 +77,7 @@ def test_a_worker_less_than_ranks_is_no_proof(check) -> None:
         (use([process(hook("mhc_post", calls=0, declined={"page": 3}))]), "went to the engine's own kernel (page)"),
         (use([process(hook("mhc_post"), mode="off")]), "was told DS4_KERNELS=off"),
         (use([process(hook("mhc_post"), ops="moe")]), "DS4_KERNELS_OPS=moe"),
+        (use([process(hook("mhc_post"), shadow=True)]), "process 7 ran with DS4_KERNELS_SHADOW=1"),
         (use([process(hook("mhc_post"), ops="mhc,moe")], selection=["mhc", "moe"]), "moe never ran in process 7"),
         (use([process(hook("mhc_post"))], [process(hook("mhc_post", calls=0))]), "ran in 0 of 1 workers"),
     ],

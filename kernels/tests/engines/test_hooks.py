@@ -209,6 +209,14 @@ def test_a_bad_setting_steps_back_with_one_line(monkeypatch: Any, capsys: Any, n
     assert len(lines) == 1 and lines[0].endswith("nothing is replaced") and value.partition(":")[0] in lines[0]
 
 
+def test_a_bad_setting_is_told_of_where_a_harness_looks(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("DS4_KERNELS_REPORT", str(tmp_path))
+    monkeypatch.setenv("DS4_KERNELS_OPS", "attention")
+    install("fakeengine", {"1.0": (hook(),)}, version="1.0")
+    (path,) = tmp_path.iterdir()
+    assert "no op or group named 'attention'" in json.loads(path.read_text())["note"]
+
+
 def test_inside_of_a_replacement_the_selection_is_lifted(engine: Any, monkeypatch: Any) -> None:
     """A hook of one op may be built of several: none of them falls to the reference because it was not named."""
     seen: list[str] = []
