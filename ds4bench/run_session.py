@@ -21,7 +21,7 @@ from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
-from ds4bench.targets.kernels import check_loaded, summary, told_of_kernels
+from ds4bench.targets.kernels import loaded, told_of_kernels
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.extension import extension_due
@@ -154,8 +154,7 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
     try:
         endpoint = replace(await target.start(progress.phase), kernels=kernels)
         if kernels is not None:
-            progress.note(f"kernels {kernels.choice.text}: {summary(kernels.use(endpoint.fingerprint))}")
-            check_loaded(endpoint.fingerprint, kernels)
+            progress.note(await loaded(endpoint.fingerprint, kernels))
         yield Started(target, endpoint, options.described())
     except asyncio.CancelledError:
         raise RunInterruptedError(run_id) from None
@@ -163,6 +162,8 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
         await target.stop()
+        if kernels is not None:
+            await kernels.discard()
 
 
 class Recording:
@@ -205,7 +206,13 @@ class Recording:
         except asyncio.CancelledError:
             raise RunInterruptedError(self.run_id) from None
         finally:
+            await self._collect_reports()
             self._writer.set_fingerprint(self._fingerprint())
+
+    async def _collect_reports(self) -> None:
+        if self._endpoint.kernels is not None:
+            for line in await self._endpoint.kernels.collect():
+                self.progress.note(line)
 
     async def run_to_the_end(self) -> None:
         """All repeats, and the declared extension when they leave the comparison open."""

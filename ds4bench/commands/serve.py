@@ -86,6 +86,8 @@ async def _serve(launch: Launch, serving: Serving, log_path: Path, kernels: Kern
     finally:
         with contextlib.suppress(RuntimeError):
             await target.stop()
+        if kernels is not None:
+            await kernels.discard()
     note = target.death_note()
     if note is not None and not stop.is_set():
         _say(note)
@@ -94,12 +96,11 @@ async def _serve(launch: Launch, serving: Serving, log_path: Path, kernels: Kern
 
 
 async def _until_stopped(target: EngineTarget, stop: asyncio.Event, kernels: KernelWatch | None) -> None:
-    from ds4bench.targets.kernels import check_loaded, summary
+    from ds4bench.targets.kernels import loaded
 
     endpoint = await target.start(_say)
     if kernels is not None:
-        _say(f"kernels {kernels.choice.text}: {summary(kernels.use(endpoint.fingerprint))}")
-        check_loaded(endpoint.fingerprint, kernels)
+        _say(await loaded(endpoint.fingerprint, kernels))
     _say(f"ready: {endpoint.base_url} serves {endpoint.model}; Ctrl-C stops it")
     while target.alive() and not stop.is_set():  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(0.25)

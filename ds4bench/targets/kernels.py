@@ -18,9 +18,12 @@ import msgspec
 from ds4bench import env
 from ds4bench.core import Fingerprint, KernelProcess, KernelUse
 from ds4bench.errors import TargetError
+from ds4bench.targets.node_reports import NodeReports
 
 ENGINE, BUNDLED = "engine", "bundled"
 _OPS = "ops="
+REPORT_FOLDER = "DS4_KERNELS_REPORT"
+"""Another one for each launch, so no part of what a serve is."""
 REPORT_SCHEMA = "ds4-kernels.report/1"
 _FOLDER = "kernels"
 
@@ -51,7 +54,7 @@ class KernelChoice:
             chosen = {"DS4_KERNELS": "auto"} if engine == "embedded" else {"DS4_KERNELS": "force", "DS4_KERNELS_SHADOW": "0"}
         if self.selection:
             chosen["DS4_KERNELS_OPS"] = ",".join(self.selection)
-        return chosen | ({"DS4_KERNELS_REPORT": str(report)} if report is not None else {})
+        return chosen | ({REPORT_FOLDER: str(report)} if report is not None else {})
 
     def check_shell(self) -> None:
         """Raises TargetError for the one variable of the user's shell that cannot be overruled: no value of it means all."""
@@ -93,31 +96,46 @@ def choice_of(parts: Sequence[str]) -> KernelChoice:
 @dataclass(frozen=True)
 class KernelWatch:
     """The kernels that a serve was launched with, and where its processes tell what they do. ``folder`` holds one folder a
-    launch, so that a resumed run keeps what the serves before it have told."""
+    launch, so that a resumed run keeps what the serves before it have told. On several machines (``nodes``) their reports
+    come here with ``collect``."""
 
     choice: KernelChoice
     folder: Path
+    nodes: NodeReports | None = None
 
     def environment(self, engine: str) -> dict[str, str]:
         """The variables for the next launch, with a report folder of its own."""
         number = len(list(self.folder.glob("launch-*"))) if self.folder.is_dir() else 0
         report = self.folder / f"launch-{number}"
         report.mkdir(parents=True)
-        return self.choice.environment(engine, report.absolute())
+        return self.choice.environment(engine, report.absolute() if self.nodes is None else Path(self.nodes.folder))
+
+    async def collect(self) -> list[str]:
+        """Bring here what the processes of the last launch have told on other machines. Returns a line for each machine
+        that did not answer; its processes then count as if they had told nothing."""
+        return [] if self.nodes is None else await self.nodes.fetch(self._launches()[-1])
+
+    async def discard(self) -> None:
+        """Once the serve has ended: remove its reports from other machines."""
+        if self.nodes is not None:
+            await self.nodes.discard()
 
     def use(self, told: Fingerprint) -> KernelUse:
         """What the processes of all launches have told up to now. Raises TargetError for a file that is not theirs."""
-        launches = [read_reports(folder) for folder in sorted(self.folder.glob("launch-*"), key=_number)]
+        launches = [read_reports(folder) for folder in self._launches()]
         backends = told.flags.get("kernels") if told.engine == "ds4bench-embedded" else None
         return KernelUse(
             choice=self.choice.text, selection=self.choice.selection, launches=launches,
             backends=dict(backends) if isinstance(backends, Mapping) else None,
         )  # fmt: skip
 
+    def _launches(self) -> list[Path]:
+        return sorted(self.folder.glob("launch-*"), key=_number)
 
-def watch(choice: str | None, log_path: Path) -> KernelWatch | None:
+
+def watch(choice: str | None, log_path: Path, nodes: NodeReports | None = None) -> KernelWatch | None:
     """The watch for a serve whose log is at ``log_path``; None without ``--kernels``. Raises TargetError."""
-    return None if choice is None else KernelWatch(parse_choice(choice), log_path.parent / _FOLDER)
+    return None if choice is None else KernelWatch(parse_choice(choice), log_path.parent / _FOLDER, nodes)
 
 
 def told_of_kernels(told: Fingerprint, kernels: KernelWatch) -> Fingerprint:
@@ -174,11 +192,15 @@ def loading_fault(use: KernelUse, engine: str) -> str | None:
     return f"--kernels {use.choice}: {why}" if why is not None else None
 
 
-def check_loaded(told: Fingerprint, kernels: KernelWatch) -> None:
-    """Raises TargetError with ``loading_fault``: such a serve need not be measured."""
-    fault = loading_fault(kernels.use(told), told.engine)
-    if fault is not None:
+async def loaded(told: Fingerprint, kernels: KernelWatch) -> str:
+    """One line on the kernels of a serve that has answered. Raises TargetError where ``loading_fault`` finds that it need
+    not be measured, and where a machine of it does not tell."""
+    silent = await kernels.collect()
+    use = kernels.use(told)
+    fault = "; ".join(silent) or loading_fault(use, told.engine)
+    if fault:
         raise TargetError(fault)
+    return f"kernels {use.choice}: {summary(use)}"
 
 
 def _not_loaded(use: KernelUse, engine: str, processes: Sequence[KernelProcess]) -> str | None:
