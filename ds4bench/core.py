@@ -187,8 +187,8 @@ class KernelHook(msgspec.Struct, frozen=True, kw_only=True):
     """One place where a bundled kernel stands in for an engine's, as the engine's process reports it.
 
     ``state``: pending (its module was never imported), installed, skipped or failed, with the ``reason``. Of the calls that
-    reached it, ``calls`` ran the bundled kernel; ``inactive`` and ``declined`` (by reason) went to the engine's own. One that
-    does not compute (``computes``) only chooses among the engine's classes, and proves nothing.
+    reached it, ``calls`` ran the bundled kernel; ``inactive`` and ``declined`` (by reason) went to the engine's own, as does
+    what torch.compile makes of those that it ``traced``. One that does not compute (``computes``) only chooses among the engine's classes, and proves nothing.
     """
 
     hook: str
@@ -199,6 +199,7 @@ class KernelHook(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     calls: int = 0
     inactive: int = 0
+    traced: int = 0
     declined: dict[str, int] = {}
 
 

@@ -74,6 +74,10 @@ def test_a_worker_less_than_ranks_is_no_proof(check) -> None:
         (use([process(hook("mhc_post", state="skipped", reason="signature (a)"))]), "was skipped (signature (a))"),
         (use([process(hook("mhc_post", state="failed", reason="boom"))]), "was failed (boom)"),
         (use([process(hook("mhc_post", calls=0, inactive=3))]), "went to the engine's own kernel (inactive"),
+        (
+            use([process(hook("mhc_post", calls=0, traced=2), hook("mhc_pre"))]),
+            "all 2 calls of mhc_post@f in process 7 went to the engine's own kernel (compiled by torch.compile",
+        ),
         (use([process(hook("mhc_post", calls=0, declined={"page": 3}))]), "went to the engine's own kernel (page)"),
         (use([process(hook("mhc_post"), mode="off")]), "was told DS4_KERNELS=off"),
         (use([process(hook("mhc_post"), ops="moe")]), "DS4_KERNELS_OPS=moe"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ds4bench.core import CheckResult, KernelProcess, KernelUse
+from ds4bench.core import CheckResult, KernelHook, KernelProcess, KernelUse
 from ds4bench.verdicts.checks.results import failed, not_applicable, ok
 from ds4bench.verdicts.evidence import Evidence
 
@@ -36,7 +36,7 @@ def kernels_loaded(evidence: Evidence) -> CheckResult:
         ran[hook.op] += hook.calls
     idle = sorted({hook.op for hook in selected} - {op for op, n in ran.items() if n})
     unused = f"; never called by the engine: {', '.join(idle)}" if idle else ""
-    own = sum(hook.inactive + sum(hook.declined.values()) for hook in selected if hook.calls)
+    own = sum(_to_the_engine(hook) for hook in selected if hook.calls)
     shared = f"; {own} calls of these went to the engine's own kernel" if own else ""
     names = ", ".join(op for op, n in sorted(ran.items()) if n)
     return ok(NAME, f"{len(processes)} {'worker' if len(processes) == 1 else 'workers'} ran {names}{shared}{unused}")
@@ -73,9 +73,10 @@ def _missing(worker: KernelProcess, use: KernelUse) -> Iterable[str]:
     """Selected parts that never ran in a worker. Of all ops, those that the engine never called are no fault."""
     hooks = [hook for hook in use.selected([worker]) if hook.computes]
     for hook in hooks:
-        other = hook.inactive + sum(hook.declined.values())
+        other = _to_the_engine(hook)
         if not hook.calls and other:
-            why = ", ".join(hook.declined) or "inactive on this device"
+            traced = "compiled by torch.compile from the engine's code"
+            why = ", ".join(hook.declined) or (traced if hook.traced else "inactive on this device")
             yield f"all {other} calls of {hook.hook} in process {worker.pid} went to the engine's own kernel ({why})"
     for part in use.selection or []:
         if not any(hook.calls for hook in hooks if part in (hook.op, hook.group)):
@@ -114,7 +115,12 @@ def _embedded(use: KernelUse, device: object) -> CheckResult:
 
 def _is_worker(process: KernelProcess) -> bool:
     """The API server and other helpers of an engine load the plugin too, but compute nothing."""
-    return any(hook.calls or hook.inactive or hook.declined for hook in process.hooks)
+    return any(hook.calls or _to_the_engine(hook) for hook in process.hooks)
+
+
+def _to_the_engine(hook: KernelHook) -> int:
+    """Calls that the engine's own kernel got."""
+    return hook.inactive + hook.traced + sum(hook.declined.values())
 
 
 def _expected_workers(flags: dict[str, object]) -> int:

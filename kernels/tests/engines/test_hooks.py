@@ -242,13 +242,25 @@ def test_sabotage_scales_our_output_once(engine: Any, monkeypatch: Any) -> None:
     assert report.hooks[0].sabotaged == 1 and report.document()["sabotage"] == {"mhc_post": 10.0}
 
 
-def test_torch_compile_traces_the_engines_own_op(engine: Any, monkeypatch: Any) -> None:
+def test_torch_compile_traces_the_engines_own_op_and_the_report_counts_it(
+    engine: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
     engine(ops=OPS, user=USER)
-    report = plug(monkeypatch)
+    report = plug(monkeypatch, REPORT=str(tmp_path / "reports"))
     user = importlib.import_module("fakeengine.user")
-    traced = torch.compile(user.run, backend="eager", fullgraph=True)
-    assert traced(X).tolist() == [[2.0, 4.0]]
-    assert report.hooks[0].calls == 0
+    graphs: list[str] = []
+
+    def backend(module: Any, _: Any) -> Any:
+        graphs.append(module.code)
+        return module
+
+    traced = torch.compile(user.run, backend=backend, fullgraph=True)
+    for _ in range(3):
+        assert traced(X).tolist() == [[2.0, 4.0]]
+    (path,) = (tmp_path / "reports").iterdir()
+    (told,) = json.loads(path.read_text())["hooks"]
+    assert (told["calls"], told["traced"]) == (0, 1)
+    assert report.hooks[0].traced == len(graphs) == 1  # the count itself is no reason to trace again
 
 
 def test_the_report_is_written_by_a_process_that_just_ends(engine: Any, tmp_path: Path) -> None:
