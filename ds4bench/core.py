@@ -188,7 +188,8 @@ class KernelHook(msgspec.Struct, frozen=True, kw_only=True):
 
     ``state``: pending (its module was never imported), installed, skipped or failed, with the ``reason``. Of the calls that
     reached it, ``calls`` ran the bundled kernel; ``inactive`` and ``declined`` (by reason) went to the engine's own, as does
-    what torch.compile makes of those that it ``traced``. One that does not compute (``computes``) only chooses among the engine's classes, and proves nothing.
+    what torch.compile makes of those that it ``traced``. One that does not compute (``computes``) only chooses among the
+    engine's classes, and proves nothing.
     """
 
     hook: str

@@ -35,8 +35,8 @@ def serve_embedded(arguments: list[str]) -> int:
 def serve_engine(engine: str, model: str, extra: Sequence[str], serving: Serving, *, dry_run: bool) -> int:
     """Show the command, launch it, say when a token came back, follow its log until Ctrl-C; then stop all of it.
 
-    Returns 0 after Ctrl-C or SIGTERM, 3 when the engine ended by itself. Raises TargetError when it never gets ready, or is ready without the kernels
-    that were asked for.
+    Returns 0 after Ctrl-C or SIGTERM, 3 when the engine ended by itself. Raises TargetError when it never gets ready, or
+    is ready without the kernels that were asked for.
     """
     from ds4bench.targets.choice import launch_of, watched
 

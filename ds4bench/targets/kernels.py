@@ -51,7 +51,8 @@ class KernelChoice:
         self.check_shell()
         chosen = {"DS4_KERNELS": "off"}
         if self.selection != []:
-            chosen = {"DS4_KERNELS": "auto"} if engine == "embedded" else {"DS4_KERNELS": "force", "DS4_KERNELS_SHADOW": "0"}
+            hooked = {"DS4_KERNELS": "force", "DS4_KERNELS_SHADOW": "0"}
+            chosen = {"DS4_KERNELS": "auto"} if engine == "embedded" else hooked
         if self.selection:
             chosen["DS4_KERNELS_OPS"] = ",".join(self.selection)
         return chosen | ({REPORT_FOLDER: str(report)} if report is not None else {})
@@ -217,12 +218,13 @@ def _not_loaded(use: KernelUse, engine: str, processes: Sequence[KernelProcess])
         reasons = [process.note for process in processes if process.note]
         reasons += [f"{hook.hook}: {hook.reason}" for hook in hooks if hook.reason]
         never = "the engine imported none of the modules that it would replace, as for a model of another architecture"
-        return f"no bundled kernel was installed in any process ({'; '.join(list(dict.fromkeys(reasons))[:3]) or never})"
+        why = "; ".join(list(dict.fromkeys(reasons))[:3]) or never
+        return f"no bundled kernel was installed in any process ({why})"
     missing = [part for part in use.selection or [] if not any(part in (hook.op, hook.group) for hook in hooks)]
     if missing:
         return f"the plugin has no hook for {', '.join(missing)} in this {engine}"
-    lost = {f"{hook.hook} was {hook.state} ({hook.reason})": None for hook in hooks if hook.state in ("skipped", "failed")}
-    return "; ".join(list(lost)[:3]) or None
+    lost = [f"{hook.hook} was {hook.state} ({hook.reason})" for hook in hooks if hook.state in ("skipped", "failed")]
+    return "; ".join(list(dict.fromkeys(lost))[:3]) or None
 
 
 def summary(use: KernelUse) -> str:

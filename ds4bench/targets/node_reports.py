@@ -1,4 +1,4 @@
-"""The kernel reports that a serve's processes keep on the machines of a cluster, brought here by the nodes' own connections."""
+"""The kernel reports that a serve's processes keep on the machines of a cluster, brought here by the nodes' connections."""
 
 from __future__ import annotations
 

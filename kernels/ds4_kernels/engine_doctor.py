@@ -184,12 +184,12 @@ def _service(gpus: Sequence[Sequence[int]] | None) -> str:
     if gpus is None:
         return ""
     shown = f"DS4_KERNELS={mode}" if os.environ.get(env.MODE) else f"DS4_KERNELS is not set, which means {mode}"
-    devices = sorted({(major, minor) for major, minor in gpus}) or [None]
+    devices: list[tuple[int, int] | None] = [*sorted({(major, minor) for major, minor in gpus})] or [None]
     decisions = [selection.decide(mode, device) for device in devices]
     if any(decision.active for decision in decisions):
         off = [decision.reason for decision in decisions if not decision.active]
         return f"{shown}: replaces ops here" + (f", but {off[0]}" if off else "")
-    reason = decisions[0].reason if gpus else "no CUDA GPU is visible"
+    reason = decisions[0].reason if gpus or mode == "off" else "no CUDA GPU is visible"
     return f"{shown}: every op stays the engine's here ({reason})"
 
 

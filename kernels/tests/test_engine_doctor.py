@@ -91,13 +91,17 @@ def test_the_mode_in_service_is_told_beside_what_would_be_installed(
     assert "in service: DS4_KERNELS is not set, which means auto: every op stays the engine's here (no CUDA GPU" in out
     monkeypatch.setenv("DS4_KERNELS", "off")
     _, out, _ = doctor(sys.executable, path=[folder, KERNELS])
-    assert "in service: DS4_KERNELS=off: every op stays the engine's here" in out
+    assert "in service: DS4_KERNELS=off: every op stays the engine's here (DS4_KERNELS=off)" in out
 
 
 @pytest.mark.parametrize(
     ("mode", "gpus", "words"),
     [
-        ("", [[9, 0]], "auto: every op stays the engine's here (DS4_KERNELS=auto replaces nothing on sm_90 (SM12x only;"),
+        (
+            "",
+            [[9, 0]],
+            "auto: every op stays the engine's here (DS4_KERNELS=auto replaces nothing on sm_90 (SM12x only;",
+        ),
         ("force", [[9, 0]], "DS4_KERNELS=force: replaces ops here"),
         ("", [[12, 0], [12, 0]], "auto: replaces ops here"),
         ("auto", [[12, 0], [9, 0]], "replaces ops here, but DS4_KERNELS=auto replaces nothing on sm_90"),

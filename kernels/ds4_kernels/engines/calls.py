@@ -35,7 +35,7 @@ def wrap(hook: Hook, original: Function, state: HookState, report: Report) -> Fu
         if torch.compiler.is_compiling():
             from torch._dynamo.comptime import comptime  # the tracer is loaded by now, and only now
 
-            comptime(traced)  # runs while it is traced and leaves nothing in the graph; a count in here would be guarded
+            comptime(traced)  # runs while this is traced, once; a count in here would become part of the graph's guards
             return original(*args, **kwargs)
         return call(args, kwargs)
 

@@ -4,8 +4,8 @@
 the hooks are installed, at the first call of each, when a count has grown and ``INTERVAL_S`` have passed, and at exit. A
 reader sees either the old or the new file, never half of one. A process that is killed loses at most the last interval.
 
-Counts are Python calls: a replayed CUDA graph passes none, its capture passed one. What torch.compile has taken from its cache
-on disk passes none either, and was traced in another process.
+Counts are Python calls: a replayed CUDA graph passes none, its capture passed one. What torch.compile takes from its cache on
+disk passes none either, and was traced in another process.
 """
 
 from __future__ import annotations
