@@ -14,6 +14,7 @@ import pytest
 from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, launched_fingerprint, plan_launch
+from ds4bench.targets.preflight import free_port
 from ds4bench.targets.profile import load_profile
 from tests.targets.fake_serve import (
     GATE,
@@ -155,7 +156,7 @@ def test_kernels_that_are_not_there_end_it_at_the_first_token(
     (tmp_path / "small.yaml").write_text(GATE)
     args = {
         "gate": ["gate", "small.yaml", "--target", "vllm", "--model", "healthy", "--serve-profile", str(profile)],
-        "serve": ["serve", "vllm", "healthy", "--profile", str(profile)],
+        "serve": ["serve", "vllm", "healthy", "--profile", str(profile), "--port", str(free_port())],
     }[command]
     process = ds4bench(tmp_path, *args, "--kernels", "bundled", "--engine-python", sys.executable)
     _, err = process.communicate(timeout=60)
