@@ -6,6 +6,7 @@ Records are ``msgspec.Struct`` so that a run folder's JSON lines decode typed an
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -186,8 +187,9 @@ class KernelHook(msgspec.Struct, frozen=True, kw_only=True):
     """One place where a bundled kernel stands in for an engine's, as the engine's process reports it.
 
     ``state``: pending (its module was never imported), installed, skipped or failed, with the ``reason``. Of the calls that
-    reached it, ``calls`` ran the bundled kernel; ``inactive`` and ``declined`` (by reason) went to the engine's own. One that
-    does not compute (``computes``) only chooses among the engine's classes, and proves nothing.
+    reached it, ``calls`` ran the bundled kernel; ``inactive`` and ``declined`` (by reason) went to the engine's own, as does
+    what torch.compile makes of those that it ``traced``. One that does not compute (``computes``) only chooses among the
+    engine's classes, and proves nothing.
     """
 
     hook: str
@@ -198,6 +200,7 @@ class KernelHook(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     calls: int = 0
     inactive: int = 0
+    traced: int = 0
     declined: dict[str, int] = {}
 
 
@@ -212,6 +215,7 @@ class KernelProcess(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     mode: str = "auto"
     ops: str | None = None
+    shadow: bool = False  # both kernels ran and the engine's result was used
     sabotage: dict[str, float] = {}
     hooks: list[KernelHook] = []
 
@@ -227,6 +231,12 @@ class KernelUse(msgspec.Struct, frozen=True, kw_only=True):
     selection: list[str] | None
     launches: list[list[KernelProcess]] = []
     backends: dict[str, str] | None = None
+
+    def selected(self, processes: Iterable[KernelProcess]) -> Iterator[KernelHook]:
+        """The hooks of these processes that shall run on the bundle."""
+        for hook in (hook for process in processes for hook in process.hooks):
+            if self.selection is None or hook.op in self.selection or hook.group in self.selection:
+                yield hook
 
 
 UNKNOWN_METHOD = "unknown-"

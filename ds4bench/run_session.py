@@ -21,7 +21,7 @@ from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
-from ds4bench.targets.kernels import summary, told_of_kernels
+from ds4bench.targets.kernels import loaded, told_of_kernels
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.extension import extension_due
@@ -142,7 +142,8 @@ def prepare(gate: EffectiveGate, source: str | None) -> Prepared:
 @contextlib.asynccontextmanager
 async def started(options: TargetOptions, log_path: Path, run_id: str, progress: Progress) -> AsyncIterator[Started]:
     """The target while it runs. Ctrl-C cancels this task instead of killing the process, so that all is closed; it comes
-    out as RunInterruptedError. ``run_id`` is what an interruption before the first run is called by."""
+    out as RunInterruptedError. ``run_id`` is what an interruption before the first run is called by. Raises TargetError for
+    a serve that never answers, or answers without the kernels that were asked for."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -153,7 +154,7 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
     try:
         endpoint = replace(await target.start(progress.phase), kernels=kernels)
         if kernels is not None:
-            progress.note(f"kernels {kernels.choice.text}: {summary(kernels.use(endpoint.fingerprint))}")
+            progress.note(await loaded(endpoint.fingerprint, kernels))
         yield Started(target, endpoint, options.described())
     except asyncio.CancelledError:
         raise RunInterruptedError(run_id) from None
@@ -161,6 +162,8 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
         await target.stop()
+        if kernels is not None:
+            await kernels.discard()
 
 
 class Recording:
@@ -203,7 +206,13 @@ class Recording:
         except asyncio.CancelledError:
             raise RunInterruptedError(self.run_id) from None
         finally:
+            await self._collect_reports()
             self._writer.set_fingerprint(self._fingerprint())
+
+    async def _collect_reports(self) -> None:
+        if self._endpoint.kernels is not None:
+            for line in await self._endpoint.kernels.collect():
+                self.progress.note(line)
 
     async def run_to_the_end(self) -> None:
         """All repeats, and the declared extension when they leave the comparison open."""

@@ -15,10 +15,10 @@ from ds4bench.attribution.op_table import ALL, described, parts_of, regrouped, s
 from ds4bench.attribution.search import Effect, Findings, Group, OpSet, follow, search
 from ds4bench.core import Baseline, GateVerdict, KernelUse, RunData
 from ds4bench.errors import TargetError
-from ds4bench.run_session import Started, fit_for_baseline, judged, measure, started
+from ds4bench.run_session import fit_for_baseline, judged, measure, started
 from ds4bench.store import attributions, baselines, runs
 from ds4bench.store.attributions import AttributionRun, BaselineRun, GroupRow, Step
-from ds4bench.targets.kernels import BUNDLED, ENGINE, choice_of, loading_fault
+from ds4bench.targets.kernels import BUNDLED, ENGINE, choice_of
 
 if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
@@ -153,18 +153,10 @@ class AttributionRunner:
         target = replace(self.target, serving=replace(self.target.serving, kernels=kernels))
         log_path = runs.run_folder(run_id) / "serve.log"
         async with started(target, log_path, run_id, self.progress) as serve:
-            self._check_loaded(serve)
             return await measure(
                 self.prepared, serve, self.progress, run_id=run_id, role=role, resumed=_stored(run_id),
                 baseline=baseline,
             )  # fmt: skip
-
-    def _check_loaded(self, serve: Started) -> None:
-        """A serve that has answered and told of no bundled kernel need not be measured."""
-        kernels = serve.endpoint.kernels
-        fault = loading_fault(kernels.use(serve.endpoint.fingerprint)) if kernels is not None else None
-        if fault is not None:
-            raise TargetError(fault)
 
     async def _baseline(self) -> None:
         if not any(record.done for record in self.state.baselines):

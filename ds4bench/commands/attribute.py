@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ds4bench.attribution.effects import is_timed
-from ds4bench.attribution.op_table import switchable
+from ds4bench.attribution.op_table import ALL, switchable
 from ds4bench.attribution.plan import expected
 from ds4bench.attribution.search import Effect, Group
 from ds4bench.commands.gate import INTERRUPTED
@@ -114,7 +114,9 @@ def _check(options: AttributeOptions) -> None:
     if options.target.name not in (*LAUNCHED, "embedded"):
         raise SpecError(f"attribute starts the serve anew for every step: --target embedded, {' or '.join(LAUNCHED)}")
     if not options.dry_run:  # before the baseline has cost its minutes
-        check_kernels(options.target.name, replace(options.target.serving, kernels=BUNDLED))
+        switchable(options.target.name, options.ops)  # its word on a name that is no op
+        kernels = BUNDLED if options.ops == ALL else f"ops={options.ops}"
+        check_kernels(options.target.name, replace(options.target.serving, kernels=kernels))
 
 
 def _gate(options: AttributeOptions) -> EffectiveGate:

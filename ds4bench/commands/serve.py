@@ -35,7 +35,8 @@ def serve_embedded(arguments: list[str]) -> int:
 def serve_engine(engine: str, model: str, extra: Sequence[str], serving: Serving, *, dry_run: bool) -> int:
     """Show the command, launch it, say when a token came back, follow its log until Ctrl-C; then stop all of it.
 
-    Returns 0 after Ctrl-C or SIGTERM, 3 when the engine ended by itself. Raises TargetError when it never gets ready.
+    Returns 0 after Ctrl-C or SIGTERM, 3 when the engine ended by itself. Raises TargetError when it never gets ready, or
+    is ready without the kernels that were asked for.
     """
     from ds4bench.targets.choice import launch_of, watched
 
@@ -85,6 +86,8 @@ async def _serve(launch: Launch, serving: Serving, log_path: Path, kernels: Kern
     finally:
         with contextlib.suppress(RuntimeError):
             await target.stop()
+        if kernels is not None:
+            await kernels.discard()
     note = target.death_note()
     if note is not None and not stop.is_set():
         _say(note)
@@ -93,11 +96,11 @@ async def _serve(launch: Launch, serving: Serving, log_path: Path, kernels: Kern
 
 
 async def _until_stopped(target: EngineTarget, stop: asyncio.Event, kernels: KernelWatch | None) -> None:
-    from ds4bench.targets.kernels import summary
+    from ds4bench.targets.kernels import loaded
 
     endpoint = await target.start(_say)
     if kernels is not None:
-        _say(f"kernels {kernels.choice.text}: {summary(kernels.use(endpoint.fingerprint))}")
+        _say(await loaded(endpoint.fingerprint, kernels))
     _say(f"ready: {endpoint.base_url} serves {endpoint.model}; Ctrl-C stops it")
     while target.alive() and not stop.is_set():  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(0.25)

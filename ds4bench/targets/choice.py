@@ -9,9 +9,10 @@ from typing import Any
 
 from ds4bench import env
 from ds4bench.errors import TargetError
-from ds4bench.targets.engine import EngineTarget, Launch, plan_launch
+from ds4bench.targets.engine import NODE_PYTHON, EngineTarget, Launch, plan_launch
 from ds4bench.targets.hosted import HostedTarget
 from ds4bench.targets.kernels import KernelWatch, check_plugin, parse_choice, watch
+from ds4bench.targets.node_reports import NodeReports
 from ds4bench.targets.pacing import Account, Limits, Pacing
 from ds4bench.targets.preflight import interpreter
 from ds4bench.targets.pricing import Priced, price_of
@@ -74,21 +75,31 @@ def launch_of(target: str, model: str, extra: Sequence[str], serving: Serving) -
 
 
 def check_kernels(target: str, serving: Serving) -> None:
-    """Raises TargetError where bundled kernels are asked for and the engine's environment has no plugin to bring them. Of
-    several machines only their reports tell."""
-    if serving.kernels is not None and target in LAUNCHED and load_profile(target, serving.profile).cluster is None:
-        check_plugin(interpreter(serving.engine_python), target, parse_choice(serving.kernels))
+    """Raises TargetError where bundled kernels are asked for and this shell says otherwise, or the engine's environment has
+    no plugin to bring them. Of several machines their preflight asks the latter."""
+    if serving.kernels is None:
+        return
+    choice = parse_choice(serving.kernels)
+    choice.check_shell()
+    if target in LAUNCHED and load_profile(target, serving.profile).cluster is None:
+        check_plugin(interpreter(serving.engine_python), target, choice)
 
 
 def watched(target: str, serving: Serving, log_path: Path) -> tuple[Serving, KernelWatch | None]:
     """The same serving with a report folder for the processes of the next launch, and what reads it; without ``kernels``
     nothing changes. Raises TargetError where the engine's environment has no plugin that could bring the kernels."""
-    kernels = watch(serving.kernels, log_path)
+    kernels = watch(serving.kernels, log_path, _node_reports(target, serving) if serving.kernels is not None else None)
     if kernels is None:
         return serving, None
     check_kernels(target, serving)
     environment = {**kernels.environment(target), **(serving.environment or {})}
     return replace(serving, environment=environment), kernels
+
+
+def _node_reports(target: str, serving: Serving) -> NodeReports | None:
+    """Where the processes of several machines tell; None for a serve on this one."""
+    cluster = load_profile(target, serving.profile).cluster if target in LAUNCHED else None
+    return None if cluster is None else NodeReports(cluster, serving.engine_python or NODE_PYTHON)
 
 
 def make_target(

@@ -22,12 +22,15 @@ from ds4bench.targets.base import Endpoint, Report
 from ds4bench.targets.cluster import ServeCluster
 from ds4bench.targets.cluster_plan import ClusterPlan, plan_cluster
 from ds4bench.targets.identify import Identity, identify
+from ds4bench.targets.kernels import REPORT_FOLDER
 from ds4bench.targets.launched import ServeProcess
 from ds4bench.targets.log_reading import LogFollower
 from ds4bench.targets.node_preflight import NodeFacts, check_nodes
 from ds4bench.targets.profile import TargetProfile, command_line, with_extra
 from ds4bench.targets.ready import first_token
 
+NODE_PYTHON = "python3"
+"""On a machine of a cluster, where nobody names another."""
 _POLL_S = 0.25
 _ADDRESSES = ("host", "port", "model-path", "master-addr", "master-port")
 
@@ -112,7 +115,7 @@ def _plan_cluster_launch(
     api = (host if profile.cluster.is_here(head) else head.host, port if port is not None else preflight.free_port())
     flags, words = with_extra(profile, extra)
     given = {**profile.environment, **environment}
-    python = engine_python or "python3"
+    python = engine_python or NODE_PYTHON
     plan = plan_cluster(profile, flags, words, python=python, model=model, api=api, environment=given)
     return Launch(profile, model, python, plan.serve.command, given, *api, cluster=plan)
 
@@ -268,6 +271,7 @@ def launched_fingerprint(
 ) -> Fingerprint:
     """What the serve says of itself, completed by the flags that it was launched with and the GPUs of every node."""
     flags = _given_flags(launch.command)
+    environment = {name: value for name, value in launch.environment.items() if name != REPORT_FOLDER}
     if nodes:
         flags["nodes"] = {name: list(facts.gpus) for name, facts in nodes.items()}
     profile = launch.profile
@@ -278,7 +282,7 @@ def launched_fingerprint(
         prefix_caching=_prefix_caching(profile.engine, flags) if told.prefix_caching is None else told.prefix_caching,
         speculative=_speculative(flags) or told.speculative if _of_unknown_method(told) else told.speculative,
         weights="random" if flags.get("load-format") == "dummy" else told.weights,
-        flags={**told.flags, **flags, "profile": profile.name, "environment": dict(launch.environment)},
+        flags={**told.flags, **flags, "profile": profile.name, "environment": environment},
     )
 
 

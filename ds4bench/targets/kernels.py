@@ -6,6 +6,7 @@ JSON file in the folder that ``DS4_KERNELS_REPORT`` names; these files are the p
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ import msgspec
 from ds4bench import env
 from ds4bench.core import Fingerprint, KernelProcess, KernelUse
 from ds4bench.errors import TargetError
+from ds4bench.targets.node_reports import NodeReports
 
 ENGINE, BUNDLED = "engine", "bundled"
 _OPS = "ops="
+REPORT_FOLDER = "DS4_KERNELS_REPORT"
+"""Another one for each launch, so no part of what a serve is."""
 REPORT_SCHEMA = "ds4-kernels.report/1"
 _FOLDER = "kernels"
 
@@ -41,22 +45,29 @@ class KernelChoice:
         """The variables for a serve of this engine; ``report`` is the folder for what its processes tell.
 
         An engine gets ``force``, since who names kernels wants them on any GPU; the embedded engine's ops choose by device.
-        Raises TargetError where the user's own environment says otherwise.
+        They win over what the user's shell has: shadow mode above all, which would count calls whose results nobody uses.
+        DS4_KERNELS_SABOTAGE is inherited, and told of as a fault of the serve. Raises TargetError as ``check_shell``.
         """
+        self.check_shell()
         chosen = {"DS4_KERNELS": "off"}
-        if self.selection is None and env.kernel_ops() is not None:  # an empty value would select nothing
-            raise TargetError("DS4_KERNELS_OPS is set in this shell and would narrow --kernels bundled: unset it")
         if self.selection != []:
-            chosen = {"DS4_KERNELS": "auto" if engine == "embedded" else "force"}
+            hooked = {"DS4_KERNELS": "force", "DS4_KERNELS_SHADOW": "0"}
+            chosen = {"DS4_KERNELS": "auto"} if engine == "embedded" else hooked
         if self.selection:
             chosen["DS4_KERNELS_OPS"] = ",".join(self.selection)
-        return chosen | ({"DS4_KERNELS_REPORT": str(report)} if report is not None else {})
+        return chosen | ({REPORT_FOLDER: str(report)} if report is not None else {})
+
+    def check_shell(self) -> None:
+        """Raises TargetError for the one variable of the user's shell that cannot be overruled: no value of it means all."""
+        if self.selection is None and env.kernel_ops() is not None:  # an empty one selects nothing
+            raise TargetError("DS4_KERNELS_OPS is set in this shell and would narrow --kernels bundled: unset it")
 
 
 def parse_choice(text: str) -> KernelChoice:
-    """``engine``, ``bundled`` or ``ops=NAME,NAME``. Raises TargetError."""
+    """``engine``, ``bundled`` or ``ops=NAME,NAME``. Raises TargetError, for a name that is no op or group too."""
     names = [name.strip() for name in text.removeprefix(_OPS).split(",")]
     if text.startswith(_OPS) and all(names):
+        _check_names(text, names)
         return KernelChoice(_OPS + ",".join(names))
     if text not in (ENGINE, BUNDLED):
         raise TargetError(
@@ -64,6 +75,18 @@ def parse_choice(text: str) -> KernelChoice:
             "`ds4-kernels doctor` lists the ops)"
         )
     return KernelChoice(text)
+
+
+def _check_names(text: str, names: Sequence[str]) -> None:
+    """The op table is the plugin's: where it is not installed beside ds4bench, only the plugin can judge the names."""
+    try:
+        table = importlib.import_module("ds4_kernels.table")  # without torch
+    except ModuleNotFoundError:
+        return
+    try:
+        table.names(",".join(names))
+    except ValueError as error:
+        raise TargetError(f"--kernels {text}: {error}") from None
 
 
 def choice_of(parts: Sequence[str]) -> KernelChoice:
@@ -74,31 +97,46 @@ def choice_of(parts: Sequence[str]) -> KernelChoice:
 @dataclass(frozen=True)
 class KernelWatch:
     """The kernels that a serve was launched with, and where its processes tell what they do. ``folder`` holds one folder a
-    launch, so that a resumed run keeps what the serves before it have told."""
+    launch, so that a resumed run keeps what the serves before it have told. On several machines (``nodes``) their reports
+    come here with ``collect``."""
 
     choice: KernelChoice
     folder: Path
+    nodes: NodeReports | None = None
 
     def environment(self, engine: str) -> dict[str, str]:
         """The variables for the next launch, with a report folder of its own."""
         number = len(list(self.folder.glob("launch-*"))) if self.folder.is_dir() else 0
         report = self.folder / f"launch-{number}"
         report.mkdir(parents=True)
-        return self.choice.environment(engine, report.absolute())
+        return self.choice.environment(engine, report.absolute() if self.nodes is None else Path(self.nodes.folder))
+
+    async def collect(self) -> list[str]:
+        """Bring here what the processes of the last launch have told on other machines. Returns a line for each machine
+        that did not answer; its processes then count as if they had told nothing."""
+        return [] if self.nodes is None else await self.nodes.fetch(self._launches()[-1])
+
+    async def discard(self) -> None:
+        """Once the serve has ended: remove its reports from other machines."""
+        if self.nodes is not None:
+            await self.nodes.discard()
 
     def use(self, told: Fingerprint) -> KernelUse:
         """What the processes of all launches have told up to now. Raises TargetError for a file that is not theirs."""
-        launches = [read_reports(folder) for folder in sorted(self.folder.glob("launch-*"), key=_number)]
+        launches = [read_reports(folder) for folder in self._launches()]
         backends = told.flags.get("kernels") if told.engine == "ds4bench-embedded" else None
         return KernelUse(
             choice=self.choice.text, selection=self.choice.selection, launches=launches,
             backends=dict(backends) if isinstance(backends, Mapping) else None,
         )  # fmt: skip
 
+    def _launches(self) -> list[Path]:
+        return sorted(self.folder.glob("launch-*"), key=_number)
 
-def watch(choice: str | None, log_path: Path) -> KernelWatch | None:
+
+def watch(choice: str | None, log_path: Path, nodes: NodeReports | None = None) -> KernelWatch | None:
     """The watch for a serve whose log is at ``log_path``; None without ``--kernels``. Raises TargetError."""
-    return None if choice is None else KernelWatch(parse_choice(choice), log_path.parent / _FOLDER)
+    return None if choice is None else KernelWatch(parse_choice(choice), log_path.parent / _FOLDER, nodes)
 
 
 def told_of_kernels(told: Fingerprint, kernels: KernelWatch) -> Fingerprint:
@@ -123,6 +161,7 @@ import importlib.metadata as m, sys
 print(any(e.name == "ds4_kernels" for e in m.entry_points(group=sys.argv[1])))
 """
 _GROUPS = {"vllm": "vllm.general_plugins", "sglang": "sglang.srt.plugins"}
+_ALLOWED = {"vllm": "VLLM_PLUGINS", "sglang": "SGLANG_PLUGINS"}
 _PROBE_TIMEOUT_S = 60.0
 
 
@@ -142,17 +181,50 @@ def check_plugin(python: str, engine: str, choice: KernelChoice) -> None:
         )
 
 
-def loading_fault(use: KernelUse) -> str | None:
-    """Why a serve that has answered runs on no bundled kernel although it should; None where it may."""
-    if use.selection == [] or use.backends is not None or not use.launches:
+def loading_fault(use: KernelUse, engine: str) -> str | None:
+    """Why a serve of ``engine`` that has answered is not on the kernels that were asked for; None where it may be.
+
+    What shows only while it serves (calls that went to the engine's own kernel, too few workers) is the check
+    ``kernels_loaded``. The embedded engine has no hooks: there that check says all.
+    """
+    if use.selection == [] or engine == "ds4bench-embedded" or not use.launches:
         return None
-    processes = use.launches[-1]
-    if not processes or any(hook.state == "installed" for process in processes for hook in process.hooks):
-        return None
-    reasons = [process.note for process in processes if process.note]
-    reasons += [f"{hook.hook}: {hook.reason}" for process in processes for hook in process.hooks if hook.reason]
-    why = "; ".join(list(dict.fromkeys(reasons))[:3]) or "no process says why"
-    return f"--kernels {use.choice}: no bundled kernel was installed in any process ({why})"
+    why = _not_loaded(use, engine, use.launches[-1])
+    return f"--kernels {use.choice}: {why}" if why is not None else None
+
+
+async def loaded(told: Fingerprint, kernels: KernelWatch) -> str:
+    """One line on the kernels of a serve that has answered. Raises TargetError where ``loading_fault`` finds that it need
+    not be measured, and where a machine of it does not tell."""
+    silent = await kernels.collect()
+    use = kernels.use(told)
+    fault = "; ".join(silent) or loading_fault(use, told.engine)
+    if fault:
+        raise TargetError(fault)
+    return f"kernels {use.choice}: {summary(use)}"
+
+
+def _not_loaded(use: KernelUse, engine: str, processes: Sequence[KernelProcess]) -> str | None:
+    if not processes:
+        allowed = _ALLOWED.get(engine, "the engine's list of allowed plugins")
+        return (
+            f"no process of {engine} wrote a report, so the plugin ran in none: look in the log for what loading ds4_kernels "
+            f"said; {allowed} may leave it out, or DS4_KERNELS_REPORT did not reach the processes"
+        )
+    hooks = list(use.selected(processes))
+    if any(process.shadow for process in processes):
+        return "DS4_KERNELS_SHADOW=1 reached the serve: it uses the results of the engine's own kernels"
+    if not any(hook.state == "installed" for hook in hooks):
+        reasons = [process.note for process in processes if process.note]
+        reasons += [f"{hook.hook}: {hook.reason}" for hook in hooks if hook.reason]
+        never = "the engine imported none of the modules that it would replace, as for a model of another architecture"
+        why = "; ".join(list(dict.fromkeys(reasons))[:3]) or never
+        return f"no bundled kernel was installed in any process ({why})"
+    missing = [part for part in use.selection or [] if not any(part in (hook.op, hook.group) for hook in hooks)]
+    if missing:
+        return f"the plugin has no hook for {', '.join(missing)} in this {engine}"
+    lost = [f"{hook.hook} was {hook.state} ({hook.reason})" for hook in hooks if hook.state in ("skipped", "failed")]
+    return "; ".join(list(dict.fromkeys(lost))[:3]) or None
 
 
 def summary(use: KernelUse) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4_kernels import __version__, env
+from ds4_kernels.engines import selection
 from ds4_kernels.engines.survey import Engine, Finding, locate, survey
 
 SCHEMA = "ds4-kernels.engine-doctor/1"
@@ -31,30 +32,37 @@ _WIDTH = 100
 _LOAD = """
 import importlib, importlib.metadata, json, sys
 try:
+    import torch
+    gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+except Exception:
+    gpus = None
+try:
     version = importlib.metadata.version("ds4-kernels")
 except importlib.metadata.PackageNotFoundError:
     version = None
 try:
     module = importlib.import_module("ds4_kernels.engines." + sys.argv[1])
 except ModuleNotFoundError as error:
-    print(json.dumps({"missing": error.name, "version": version}))
+    print(json.dumps({"missing": error.name, "version": version, "gpus": gpus}))
     sys.exit()
 module.register()
 from ds4_kernels.engines import hooks
 report = hooks.reports().get(sys.argv[1])
-print(json.dumps({"version": version, "report": report.document() if report else None}))
+print(json.dumps({"version": version, "report": report.document() if report else None, "gpus": gpus}))
 """
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the plugin said when it was loaded by that interpreter. ``version``: of its ds4-kernels, None if not installed
-    as a distribution. ``armed``: hooks that wait for their module, None where the plugin could not be loaded."""
+    """What the plugin said when it was loaded by that interpreter, switched on. ``version``: of its ds4-kernels, None if not
+    installed as a distribution. ``armed``: hooks that wait for their module, None where the plugin could not be loaded.
+    ``service``: whether the armed hooks do anything there with DS4_KERNELS as it is now; empty where nothing tells."""
 
     version: str | None
     said: str
     armed: int | None
     hooks: int | None
+    service: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,8 @@ def text(found: EngineDiagnosis, python: str) -> str:
     lines = [f"{found.engine} {found.version} in {python}", f"  plugin: {_plugin_line(found, python)}"]
     if found.loaded.said:
         lines.append(f"  it says: {found.loaded.said}")
+    if found.loaded.service:
+        lines.append(f"  in service: {found.loaded.service}")
     if not found.findings:
         known = ", ".join(found.known)
         lines.append(
@@ -154,13 +164,33 @@ def _load(python: str, engine: str) -> Loaded:
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         last = error if isinstance(error, (OSError, subprocess.TimeoutExpired)) else _last_line(done.stderr)
         return Loaded(None, f"loading it failed: {last}", None, None)
+    service = _service(answer["gpus"])
     if "missing" in answer:
         where = "" if answer["missing"] == PLUGIN else f"{answer['missing']} is missing"
-        return Loaded(answer["version"], where, None, None)
+        return Loaded(answer["version"], where, None, None, service)
     report = answer["report"] or {"hooks": []}
     states = [hook["state"] for hook in report["hooks"]]
     said = _last_line(done.stderr).removeprefix("ds4-kernels: ") or report.get("note", "")
-    return Loaded(answer["version"], said, sum(state != "skipped" for state in states), len(states))
+    armed = sum(state != "skipped" for state in states)
+    return Loaded(answer["version"], said, armed, len(states), service)
+
+
+def _service(gpus: Sequence[Sequence[int]] | None) -> str:
+    """What the mode of this shell comes to on that interpreter's GPUs, which have these compute capabilities."""
+    try:
+        mode = env.mode()
+    except ValueError as error:
+        return f"nothing is replaced: {error}"
+    if gpus is None:
+        return ""
+    shown = f"DS4_KERNELS={mode}" if os.environ.get(env.MODE) else f"DS4_KERNELS is not set, which means {mode}"
+    devices: list[tuple[int, int] | None] = [*sorted({(major, minor) for major, minor in gpus})] or [None]
+    decisions = [selection.decide(mode, device) for device in devices]
+    if any(decision.active for decision in decisions):
+        off = [decision.reason for decision in decisions if not decision.active]
+        return f"{shown}: replaces ops here" + (f", but {off[0]}" if off else "")
+    reason = decisions[0].reason if gpus or mode == "off" else "no CUDA GPU is visible"
+    return f"{shown}: every op stays the engine's here ({reason})"
 
 
 def _plugin_line(found: EngineDiagnosis, python: str) -> str:

@@ -36,10 +36,7 @@ class Settings:
 
 def read() -> Settings:
     """Read all of them. Raises ValueError with the variable's name for a bad value."""
-    folder = os.environ.get(REPORT)
-    return Settings(
-        mode(), selection(), flag(STRICT), flag(SHADOW), Path(folder) if folder else None, sabotage() or None
-    )
+    return Settings(mode(), selection(), flag(STRICT), flag(SHADOW), report_folder(), sabotage() or None)
 
 
 def mode() -> str:
@@ -53,6 +50,12 @@ def mode() -> str:
 def selection() -> str | None:
     """DS4_KERNELS_OPS as it stands; None when unset."""
     return os.environ.get(OPS)
+
+
+def report_folder() -> Path | None:
+    """DS4_KERNELS_REPORT; None when unset or empty."""
+    folder = os.environ.get(REPORT)
+    return Path(folder) if folder else None
 
 
 def flag(name: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ds4_kernels import cli
+from ds4_kernels.engine_doctor import _service
 from ds4_kernels.engines.hook import Hook
 from ds4_kernels.engines.vllm import table
 
@@ -77,6 +78,43 @@ def test_hooks_that_fit_are_listed_and_the_others_with_their_reason(doctor, tmp_
     assert problems[missing.target]
     assert engine["loaded"]["armed"] == engine["loaded"]["hooks"] > 0  # the plugin itself was loaded there
     assert len(problems) == len({hook.target for hook in table()[KNOWN]})
+
+
+def test_the_mode_in_service_is_told_beside_what_would_be_installed(
+    doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hooks are armed here whatever the mode; whether they do anything, the mode and the device decide."""
+    folder = make_engine(tmp_path, KNOWN, functions()[:1], plugin=True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("DS4_KERNELS", raising=False)
+    _, out, _ = doctor(sys.executable, path=[folder, KERNELS])
+    assert "in service: DS4_KERNELS is not set, which means auto: every op stays the engine's here (no CUDA GPU" in out
+    monkeypatch.setenv("DS4_KERNELS", "off")
+    _, out, _ = doctor(sys.executable, path=[folder, KERNELS])
+    assert "in service: DS4_KERNELS=off: every op stays the engine's here (DS4_KERNELS=off)" in out
+
+
+@pytest.mark.parametrize(
+    ("mode", "gpus", "words"),
+    [
+        (
+            "",
+            [[9, 0]],
+            "auto: every op stays the engine's here (DS4_KERNELS=auto replaces nothing on sm_90 (SM12x only;",
+        ),
+        ("force", [[9, 0]], "DS4_KERNELS=force: replaces ops here"),
+        ("", [[12, 0], [12, 0]], "auto: replaces ops here"),
+        ("auto", [[12, 0], [9, 0]], "replaces ops here, but DS4_KERNELS=auto replaces nothing on sm_90"),
+        ("reference", [], "DS4_KERNELS=reference: replaces ops here"),
+        ("fast", [[12, 0]], "nothing is replaced: DS4_KERNELS is 'fast'"),
+    ],
+)
+def test_what_a_mode_comes_to_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, mode: str, gpus: list[list[int]], words: str
+) -> None:
+    monkeypatch.setenv("DS4_KERNELS", mode)
+    assert words in _service(gpus)
+    assert not _service(None) or mode == "fast"  # no torch there: nothing is known
 
 
 def test_an_unknown_version_steps_back_with_one_line(doctor, tmp_path: Path) -> None:

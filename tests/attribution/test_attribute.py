@@ -145,6 +145,16 @@ def test_bad_input_is_one_line(folder: Path, args: list[str], why: str) -> None:
     assert why in err
 
 
+def test_a_selection_of_the_shell_is_refused_before_the_baseline_is_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS4_KERNELS_OPS", "moe")
+    code, _, err = attribute(folder)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "DS4_KERNELS_OPS is set in this shell" in err
+    assert not (folder / ".ds4bench").exists()
+
+
 @pytest.mark.slow
 def test_one_op_of_the_whole_table_is_named(folder: Path) -> None:
     code, document, err = attribute(folder, sabotage="fp8_einsum:1.7")

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.targets.fake_serve import plugin
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.engine, pytest.mark.integration]
 GATE = """
@@ -53,20 +55,19 @@ def test_an_environment_without_the_plugin_is_refused_at_once(
     assert not list((tmp_path / ".ds4bench").rglob("serve.log"))
 
 
-def test_a_version_without_a_table_makes_the_run_invalid(engine_python: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_version_without_a_table_is_refused_at_the_first_token(
+    engine_python: str, tiny_model: Path, tmp_path: Path
+) -> None:
     """The plugin as installed: its code and the entry point."""
-    info = tmp_path / "installed" / "ds4_kernels-0.1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ds4-kernels\nVersion: 0.1.0\n")
-    entry = "[vllm.general_plugins]\nds4_kernels = ds4_kernels.engines.vllm:register\n"
-    (info / "entry_points.txt").write_text(entry)
-    plugin = [ROOT / "kernels", info.parent]
-    code, document, err = gate(tmp_path, engine_python, tiny_model, "bundled", plugin)
-    assert (code, document["verdict"]["verdict"]) == (3, "INVALID"), err
-    assert "no hook was selected (no table for vllm" in loaded(document)["detail"]
-    processes = document["fingerprint"]["kernels"]["launches"][0]
-    assert len(processes) >= 2  # the API server and a worker at least
+    plugged = [ROOT / "kernels", plugin(tmp_path)]
+    code, document, err = gate(tmp_path, engine_python, tiny_model, "bundled", plugged)
+    assert (code, document) == (2, {}), err
+    assert "no bundled kernel was installed in any process (no table for vllm" in err
+    assert "(known: 0.25.0, 0.33.0)" in err
+    assert not list((tmp_path / ".ds4bench").rglob("run.json"))  # nothing was measured
 
-    code, document, err = gate(tmp_path, engine_python, tiny_model, "engine", plugin)
+    code, document, err = gate(tmp_path, engine_python, tiny_model, "engine", plugged)
     assert loaded(document)["status"] == "ok", err
     assert code == 0, err
+    (launch,) = document["fingerprint"]["kernels"]["launches"]
+    assert len(launch) >= 2  # the API server and a worker at least

@@ -2,6 +2,7 @@
 
 ``python fake_engine.py BEHAVIOUR --port PORT [flags]``. The behaviour comes where an engine takes its model.
 With ``--headless`` it is a worker on another machine: it only lives, until the file that END_FILE names is there.
+TELLS is what the plugin of each process writes as its kernel report; a worker has no folder below HEADS_OWN.
 """
 
 import json
@@ -19,6 +20,12 @@ PORT = int(sys.argv[sys.argv.index("--port") + 1])
 SLEEPER = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(300)"
 
 print(f"INFO loading {BEHAVIOUR}", flush=True)
+if "TELLS" in os.environ and "DS4_KERNELS_REPORT" in os.environ:
+    reports = Path(os.environ["DS4_KERNELS_REPORT"])
+    if "--headless" not in sys.argv or not reports.is_relative_to(os.environ["HEADS_OWN"]):
+        reports.mkdir(parents=True, exist_ok=True)
+        told = json.loads(os.environ["TELLS"]) | {"pid": os.getpid()}
+        (reports / f"ds4-kernels-vllm-{os.getpid()}.json").write_text(json.dumps(told))
 if "--headless" in sys.argv:
     if BEHAVIOUR == "worker-lacks-memory":
         print("(Worker pid=7) ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB", flush=True)

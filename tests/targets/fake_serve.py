@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,23 @@ repeats: {count: 8}
 rules:
   - {name: failures, kind: zero_failures}
 """
+
+
+def plugin(folder: Path) -> Path:
+    """What is left on the path where ds4-kernels is installed beside vLLM: its entry point."""
+    info = folder / "installed" / "ds4_kernels-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ds4-kernels\nVersion: 0.1.0\n")
+    entry = "[vllm.general_plugins]\nds4_kernels = ds4_kernels.engines.vllm:register\n"
+    (info / "entry_points.txt").write_text(entry)
+    return info.parent
+
+
+def kernel_report(**changes: object) -> str:
+    """What a process tells whose plugin has put one bundled kernel in place, which ran."""
+    hook = {"hook": "mhc_post@f", "op": "mhc_post", "group": "mhc", "state": "installed", "calls": 3}
+    told = {"schema": "ds4-kernels.report/1", "pid": 0, "process": "p", "engine": "vllm", "mode": "force"}
+    return json.dumps({**told, "hooks": [hook], **changes})
 
 
 def runs(pid: int) -> bool:

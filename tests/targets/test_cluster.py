@@ -8,17 +8,20 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, plan_launch
+from ds4bench.targets.node_reports import NodeReports
 from ds4bench.targets.preflight import free_port
 from ds4bench.targets.profile import load_profile
 from tests.targets import two_nodes
-from tests.targets.fake_serve import FAKE, GATE, ds4bench
+from tests.targets.fake_serve import FAKE, GATE, ds4bench, kernel_report, plugin
 
 pytestmark = pytest.mark.integration
 
@@ -162,6 +165,56 @@ def test_a_node_that_dies_in_a_gate_makes_it_invalid_with_its_last_words(profile
     sentence = document["verdict"]["sentence"]
     assert "worker on node worker (127.0.0.2) ended with exit code 7; RuntimeError: the worker lost its GPU" in sentence
     assert nothing_left(tmp_path)
+
+
+def kernels_gate(profile: Path, folder: Path, told: str) -> tuple[int, dict[str, Any], str]:
+    """(exit code, JSON document, stderr) of a gate on bundled kernels, where every process tells this of them."""
+    data = yaml.safe_load(profile.read_text())
+    data["environment"] |= {"PYTHONPATH": str(plugin(folder)), "TELLS": told, "HEADS_OWN": str(folder)}
+    data["validity_flags"] |= {"tensor-parallel-size": 2}
+    profile.write_text(yaml.safe_dump(data))
+    (folder / "small.yaml").write_text(GATE.replace("count: 8", "count: 2"))
+    serve = ["--target", "vllm", "--model", "healthy", "--serve-profile", str(profile), "--kernels", "bundled"]
+    process = ds4bench(folder, "gate", "small.yaml", *serve, "--engine-python", sys.executable, "--json")
+    out, err = process.communicate(timeout=120)
+    return process.returncode, json.loads(out) if out else {}, err
+
+
+def test_what_the_kernels_of_every_node_tell_proves_that_they_ran(profile: Path, tmp_path: Path) -> None:
+    before = set(Path("/tmp").glob("ds4bench-kernels-*"))
+    _, document, err = kernels_gate(profile, tmp_path, kernel_report())
+    (check,) = [c for c in document["verdict"]["checks"] if c["name"] == "kernels_loaded"]
+    assert check["status"] == "ok", check
+    assert check["detail"].startswith("2 workers ran mhc_post"), err
+    assert set(Path("/tmp").glob("ds4bench-kernels-*")) <= before
+    assert nothing_left(tmp_path)
+
+
+def test_kernels_that_no_node_has_end_the_gate_at_the_first_token(profile: Path, tmp_path: Path) -> None:
+    code, _, err = kernels_gate(profile, tmp_path, kernel_report(hooks=[], note="no table for vllm 9.9"))
+    assert code == 2, err
+    assert "--kernels bundled: no bundled kernel was installed in any process (no table for vllm 9.9)" in err
+    assert nothing_left(tmp_path)
+
+
+async def test_a_node_whose_reports_cannot_be_read_proves_nothing(profile: Path, tmp_path: Path) -> None:
+    cluster = load_profile("vllm", str(profile)).cluster
+    assert cluster is not None
+    reports = NodeReports(cluster, sys.executable, str(tmp_path / "there"))
+    for rank in range(2):
+        folder = Path(reports.folder.format(rank=rank))
+        folder.mkdir(parents=True)
+        (folder / "ds4-kernels-vllm-1.json").write_text("{}")
+    here = tmp_path / "here"
+    here.mkdir()
+    assert await reports.fetch(here) == []
+    assert sorted(path.name for path in here.iterdir()) == [f"node{rank}-ds4-kernels-vllm-1.json" for rank in range(2)]
+    lost = replace(reports, cluster=cluster.model_copy(update={"remote": "false {host} {command}"}))
+    (line,) = await lost.fetch(here)
+    assert line.startswith("node worker (127.0.0.2): the kernel reports there cannot be read")
+    assert [path.name for path in here.iterdir()] == ["node0-ds4-kernels-vllm-1.json"]
+    await reports.discard()
+    assert not (tmp_path / "there").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -14,8 +14,18 @@ import pytest
 from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
 from ds4bench.targets.engine import EngineTarget, Launch, launched_fingerprint, plan_launch
+from ds4bench.targets.preflight import free_port
 from ds4bench.targets.profile import load_profile
-from tests.targets.fake_serve import GATE, PROFILE, ds4bench, fake_processes, gone_soon, runs
+from tests.targets.fake_serve import (
+    GATE,
+    PROFILE,
+    ds4bench,
+    fake_processes,
+    gone_soon,
+    kernel_report,
+    plugin,
+    runs,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -126,6 +136,43 @@ def test_an_engine_that_dies_in_a_gate_makes_it_invalid_with_its_last_words(prof
     assert document["verdict"]["verdict"] == "INVALID", err
     assert "exit code 11; RuntimeError: engine core died" in document["verdict"]["sentence"]
     assert fake_processes(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (None, "no process of vllm wrote a report"),
+        (kernel_report(hooks=[], note="no table for vllm 9.9 (known: 0.25.0, 0.33.0)"), "(known: 0.25.0, 0.33.0)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["gate", "serve"])
+def test_kernels_that_are_not_there_end_it_at_the_first_token(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, told: str | None, words: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(plugin(tmp_path))]))
+    monkeypatch.setenv("HEADS_OWN", str(tmp_path))
+    if told is not None:
+        monkeypatch.setenv("TELLS", told)
+    (tmp_path / "small.yaml").write_text(GATE)
+    args = {
+        "gate": ["gate", "small.yaml", "--target", "vllm", "--model", "healthy", "--serve-profile", str(profile)],
+        "serve": ["serve", "vllm", "healthy", "--profile", str(profile), "--port", str(free_port())],
+    }[command]
+    process = ds4bench(tmp_path, *args, "--kernels", "bundled", "--engine-python", sys.executable)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    (line,) = [line for line in err.splitlines() if "--kernels bundled: no " in line]
+    assert words in line
+    assert fake_processes(tmp_path) == []
+    assert not list((tmp_path / ".ds4bench").rglob("run.json"))  # nothing was measured
+
+
+def test_where_a_launch_reports_is_no_part_of_what_it_is(profile: Path) -> None:
+    """A run that is resumed is launched with another report folder."""
+    environment = {"DS4_KERNELS": "force", "DS4_KERNELS_REPORT": "/tmp/launch-0"}
+    launch = plan_launch(load_profile("vllm", str(profile)), "healthy", environment=environment)
+    flags = launched_fingerprint(Fingerprint(engine="vllm", model="m"), launch, None).flags
+    assert flags["environment"] == {"DS4_KERNELS": "force"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

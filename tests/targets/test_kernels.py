@@ -12,7 +12,7 @@ import pytest
 
 from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
-from ds4bench.targets.choice import Serving, launch_of, watched
+from ds4bench.targets.choice import Serving, check_kernels, launch_of, watched
 from ds4bench.targets.kernels import KernelWatch, check_plugin, loading_fault, parse_choice, told_of_kernels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,9 +34,14 @@ report.write()
     ("text", "engine", "wanted"),
     [
         ("engine", "vllm", {"DS4_KERNELS": "off"}),
-        ("bundled", "sglang", {"DS4_KERNELS": "force"}),
+        ("bundled", "sglang", {"DS4_KERNELS": "force", "DS4_KERNELS_SHADOW": "0"}),
         ("bundled", "embedded", {"DS4_KERNELS": "auto"}),
-        ("ops=attn, indexer", "vllm", {"DS4_KERNELS": "force", "DS4_KERNELS_OPS": "attn,indexer"}),
+        (
+            "ops=attn, indexer",
+            "vllm",
+            {"DS4_KERNELS": "force", "DS4_KERNELS_SHADOW": "0", "DS4_KERNELS_OPS": "attn,indexer"},
+        ),
+        ("ops=mhc_post", "embedded", {"DS4_KERNELS": "auto", "DS4_KERNELS_OPS": "mhc_post"}),
     ],
 )
 def test_a_choice_becomes_variables(text: str, engine: str, wanted: dict[str, str]) -> None:
@@ -89,15 +94,74 @@ def test_a_damaged_report_is_named(tmp_path: Path) -> None:
         watch.use(TOLD)
 
 
-def test_a_serve_that_loaded_nothing_is_known_before_it_is_measured(tmp_path: Path) -> None:
-    watch = KernelWatch(parse_choice("bundled"), tmp_path / "kernels")
-    file = Path(watch.environment("vllm")["DS4_KERNELS_REPORT"]) / "ds4-kernels-vllm-1.json"
-    head = {"schema": "ds4-kernels.report/1", "pid": 1, "process": "p", "engine": "vllm", "mode": "force"}
-    file.write_bytes(msgspec.json.encode({**head, "note": "no table for vllm 0.32.0"}))
-    assert "no table for vllm 0.32.0" in (loading_fault(watch.use(TOLD)) or "")
-    hook = {"hook": "a@f", "op": "a", "group": "g", "state": "installed"}
-    file.write_bytes(msgspec.json.encode({**head, "hooks": [hook]}))
-    assert loading_fault(watch.use(TOLD)) is None
+HEAD = {"schema": "ds4-kernels.report/1", "pid": 1, "process": "p", "engine": "vllm", "mode": "force"}
+HOOK = {"hook": "mhc_post@f", "op": "mhc_post", "group": "mhc", "state": "installed"}
+
+
+def fault(folder: Path, choice: str, *reports: dict[str, object], engine: str = "vllm") -> str | None:
+    """What is known against a serve of this choice when the first token has come, whose processes told this."""
+    watch = KernelWatch(parse_choice(choice), folder / "kernels")
+    told = Path(watch.environment(engine)["DS4_KERNELS_REPORT"])
+    for number, report in enumerate(reports):
+        (told / f"ds4-kernels-vllm-{number}.json").write_bytes(msgspec.json.encode({**HEAD, **report}))
+    return loading_fault(watch.use(TOLD), "ds4bench-embedded" if engine == "embedded" else engine)
+
+
+@pytest.mark.parametrize(
+    ("choice", "report", "why"),
+    [
+        ("bundled", {"note": "no table for vllm 0.32.0 (known: 0.25.0)"}, "no table for vllm 0.32.0 (known: 0.25.0)"),
+        ("bundled", {"hooks": [{**HOOK, "state": "pending"}]}, "imported none of the modules"),
+        ("bundled", {"hooks": [{**HOOK, "state": "skipped", "reason": "signature (a)"}]}, "signature (a)"),
+        ("ops=attn,mhc", {"hooks": [HOOK]}, "no hook for attn in this vllm"),
+        ("bundled", {"hooks": [HOOK, {**HOOK, "state": "failed", "reason": "boom"}]}, "was failed (boom)"),
+        ("bundled", {"hooks": [HOOK], "shadow": True}, "DS4_KERNELS_SHADOW=1 reached the serve"),
+    ],
+)
+def test_a_serve_on_other_kernels_is_known_before_it_is_measured(
+    tmp_path: Path, choice: str, report: dict[str, object], why: str
+) -> None:
+    said = fault(tmp_path, choice, report)
+    assert said is not None
+    assert said.startswith(f"--kernels {choice}: ")
+    assert why in said
+    assert "\n" not in said
+
+
+def test_a_serve_none_of_whose_processes_told_is_known_before_it_is_measured(tmp_path: Path) -> None:
+    said = fault(tmp_path, "bundled") or ""
+    assert "no process of vllm wrote a report" in said
+    assert "VLLM_PLUGINS" in said
+    assert "SGLANG_PLUGINS" in (fault(tmp_path, "bundled", engine="sglang") or "")
+
+
+def test_a_serve_that_may_be_on_the_kernels_asked_for_is_measured(tmp_path: Path) -> None:
+    unselected = {**HOOK, "op": "route", "group": "moe", "state": "skipped", "reason": "not in DS4_KERNELS_OPS"}
+    assert fault(tmp_path, "ops=mhc", {"hooks": [HOOK, unselected]}) is None
+    assert fault(tmp_path, "bundled", {}, {"hooks": [HOOK]}) is None  # a helper beside a worker
+    assert fault(tmp_path, "engine") is None
+    assert fault(tmp_path, "bundled", engine="embedded") is None  # it has no plugin; its op table tells
+
+
+@pytest.mark.parametrize("text", ["ops=atn", "ops=attn,nonsense"])
+def test_an_op_that_there_is_not_is_refused_with_those_there_are(text: str) -> None:
+    with pytest.raises(
+        TargetError, match=r"no op or group named '(atn|nonsense)'; groups: attn, cache,.*ops: .*mhc_post"
+    ):
+        Serving(kernels=text).check("vllm", "m")
+
+
+def test_names_of_ops_are_checked_without_loading_torch() -> None:
+    code = "import sys; from ds4bench.targets.kernels import parse_choice; parse_choice('ops=attn'); "
+    code += "assert 'torch' not in sys.modules and 'ds4_kernels.table' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_selection_of_the_shell_is_refused_before_anything_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS4_KERNELS_OPS", "moe")
+    with pytest.raises(TargetError, match="unset it"):
+        check_kernels("embedded", Serving(kernels="bundled"))
+    check_kernels("embedded", Serving(kernels="ops=attn"))
 
 
 def test_an_environment_without_the_plugin_is_refused_before_the_launch(tmp_path: Path) -> None:

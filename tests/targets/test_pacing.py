@@ -148,9 +148,9 @@ async def test_a_call_is_waited_out_and_only_its_answer_is_charged() -> None:
 
     pacing = Pacing(Limits(), PRICE, lambda _: None)
     assert (await pacing.call(BODY, send)).status == 200
-    assert (pacing.requests, pacing.refused) == (2, 1)
+    assert (pacing.account.requests, pacing.account.refused) == (2, 1)
     reserved = Pacing(Limits(), PRICE, lambda _: None).admit(BODY)
-    assert pacing.spent == pytest.approx(reserved)
+    assert pacing.account.spent == pytest.approx(reserved)
 
 
 async def test_a_call_that_is_refused_for_good_hands_back_the_refusal() -> None:

@@ -26,31 +26,34 @@ def kernels_loaded(evidence: Evidence) -> CheckResult:
     if use.selection == []:
         return _nothing_replaced(use)
     workers = _expected_workers(fingerprint.flags)
-    faults = [fault for launch in use.launches for fault in _faults(use.selection, launch, workers)]
+    faults = [fault for launch in use.launches for fault in _faults(use, launch, workers)]
     if faults or not use.launches:
         return failed(NAME, f"--kernels {use.choice}: {_listed(faults) or 'no serve was launched'}", [])
     processes = [p for launch in use.launches for p in launch if _is_worker(p)]
     ran = Counter[str]()
-    selected = [hook for hook in _selected(processes, use.selection) if hook.computes]
+    selected = [hook for hook in use.selected(processes) if hook.computes]
     for hook in selected:
         ran[hook.op] += hook.calls
     idle = sorted({hook.op for hook in selected} - {op for op, n in ran.items() if n})
     unused = f"; never called by the engine: {', '.join(idle)}" if idle else ""
-    own = sum(hook.inactive + sum(hook.declined.values()) for hook in selected if hook.calls)
+    own = sum(_to_the_engine(hook) for hook in selected if hook.calls)
     shared = f"; {own} calls of these went to the engine's own kernel" if own else ""
     names = ", ".join(op for op, n in sorted(ran.items()) if n)
     return ok(NAME, f"{len(processes)} {'worker' if len(processes) == 1 else 'workers'} ran {names}{shared}{unused}")
 
 
-def _faults(selection: list[str] | None, launch: Sequence[KernelProcess], expected: int) -> Iterable[str]:
+def _faults(use: KernelUse, launch: Sequence[KernelProcess], expected: int) -> Iterable[str]:
     """What keeps one launch from being a serve on the selected kernels, in words."""
     if not launch:
         yield "no process of the engine reports its kernels; install ds4-kernels into the engine's environment"
         return
-    wrong = [p for p in launch if p.mode not in ("force", "auto") or _parts(p.ops) != _parts_of(selection)]
+    wrong = [p for p in launch if p.mode not in ("force", "auto") or _parts(p.ops) != _parts_of(use.selection)]
     if wrong:
         yield f"process {wrong[0].pid} was told DS4_KERNELS={wrong[0].mode}, DS4_KERNELS_OPS={wrong[0].ops}"
-    hooks = list(_selected(launch, selection))
+    shadowed = [process.pid for process in launch if process.shadow]
+    if shadowed:
+        yield f"process {shadowed[0]} ran with DS4_KERNELS_SHADOW=1: the results that it used are the engine's own"
+    hooks = list(use.selected(launch))
     if not hooks:
         notes = list(dict.fromkeys(process.note for process in launch if process.note))
         yield "no hook was selected" + (f" ({'; '.join(notes)})" if notes else "")
@@ -63,18 +66,19 @@ def _faults(selection: list[str] | None, launch: Sequence[KernelProcess], expect
     if len(workers) < expected:
         yield f"bundled kernels ran in {len(workers)} of {expected} workers"
     for worker in workers:
-        yield from _missing(worker, selection)
+        yield from _missing(worker, use)
 
 
-def _missing(worker: KernelProcess, selection: list[str] | None) -> Iterable[str]:
+def _missing(worker: KernelProcess, use: KernelUse) -> Iterable[str]:
     """Selected parts that never ran in a worker. Of all ops, those that the engine never called are no fault."""
-    hooks = [hook for hook in _selected([worker], selection) if hook.computes]
+    hooks = [hook for hook in use.selected([worker]) if hook.computes]
     for hook in hooks:
-        other = hook.inactive + sum(hook.declined.values())
+        other = _to_the_engine(hook)
         if not hook.calls and other:
-            why = ", ".join(hook.declined) or "inactive on this device"
+            traced = "compiled by torch.compile from the engine's code"
+            why = ", ".join(hook.declined) or (traced if hook.traced else "inactive on this device")
             yield f"all {other} calls of {hook.hook} in process {worker.pid} went to the engine's own kernel ({why})"
-    for part in selection or []:
+    for part in use.selection or []:
         if not any(hook.calls for hook in hooks if part in (hook.op, hook.group)):
             yield f"{part} never ran in process {worker.pid}"
 
@@ -111,14 +115,12 @@ def _embedded(use: KernelUse, device: object) -> CheckResult:
 
 def _is_worker(process: KernelProcess) -> bool:
     """The API server and other helpers of an engine load the plugin too, but compute nothing."""
-    return any(hook.calls or hook.inactive or hook.declined for hook in process.hooks)
+    return any(hook.calls or _to_the_engine(hook) for hook in process.hooks)
 
 
-def _selected(processes: Iterable[KernelProcess], selection: list[str] | None) -> Iterable[KernelHook]:
-    for process in processes:
-        for hook in process.hooks:
-            if selection is None or hook.op in selection or hook.group in selection:
-                yield hook
+def _to_the_engine(hook: KernelHook) -> int:
+    """Calls that the engine's own kernel got."""
+    return hook.inactive + hook.traced + sum(hook.declined.values())
 
 
 def _expected_workers(flags: dict[str, object]) -> int:

@@ -23,12 +23,19 @@ def is_wrapped(function: Function, hook: Hook) -> bool:
 
 
 def wrap(hook: Hook, original: Function, state: HookState, report: Report) -> Function:
-    """The function to put in place of ``original``."""
+    """The function to put in place of ``original``. torch.compile traces the original through it, and so compiles it."""
     call = _Call(hook, original, state, report)
+
+    def traced(_: object) -> None:
+        state.traced += 1
+        report.touch(first=state.traced == 1)
 
     @functools.wraps(original)
     def replaced(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
+            from torch._dynamo.comptime import comptime  # the tracer is loaded by now, and only now
+
+            comptime(traced)  # runs while this is traced, once; a count in here would become part of the graph's guards
             return original(*args, **kwargs)
         return call(args, kwargs)
 

@@ -74,8 +74,11 @@ def install(engine: str, table: Table, version: str | None = None, put: Put = pu
     except ValueError as error:
         if os.environ.get(env.STRICT) == "1":
             raise
-        say(engine, f"{error}; nothing is replaced")
-        return _keep(Report(engine, None, env.Settings(mode="off")))
+        report = _keep(Report(engine, None, env.Settings(mode="off", report=env.report_folder())))
+        report.note = f"{error}; nothing is replaced"
+        say(engine, report.note)
+        report.write()
+        return report
     found = version or engine_version(engine)
     report = _keep(Report(engine, found, settings))
     _choose_table(report, table)

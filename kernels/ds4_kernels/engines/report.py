@@ -4,7 +4,8 @@
 the hooks are installed, at the first call of each, when a count has grown and ``INTERVAL_S`` have passed, and at exit. A
 reader sees either the old or the new file, never half of one. A process that is killed loses at most the last interval.
 
-Counts are Python calls: a replayed CUDA graph passes none, its capture passed one.
+Counts are Python calls: a replayed CUDA graph passes none, its capture passed one. What torch.compile takes from its cache on
+disk passes none either, and was traced in another process.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class HookState:
     calls: int = 0
     declined: dict[str, int] = field(default_factory=dict)
     inactive: int = 0
-    """Calls that went to the engine because of the device, or while torch.compile traced."""
+    """Calls that went to the engine because of the device."""
+    traced: int = 0
+    """Calls that torch.compile traced: what it made of them runs the engine's own op, and passes here no more."""
     sabotaged: int = 0
     shadow: dict[str, Difference] = field(default_factory=dict)
     computes: bool = True
@@ -138,7 +141,7 @@ class Report:
         self._lock = threading.Lock()
         self._started = time.time()
         for state in self.hooks:
-            state.calls = state.inactive = state.sabotaged = 0
+            state.calls = state.inactive = state.traced = state.sabotaged = 0
             state.declined, state.shadow = {}, {}
 
 

@@ -209,6 +209,14 @@ def test_a_bad_setting_steps_back_with_one_line(monkeypatch: Any, capsys: Any, n
     assert len(lines) == 1 and lines[0].endswith("nothing is replaced") and value.partition(":")[0] in lines[0]
 
 
+def test_a_bad_setting_is_told_of_where_a_harness_looks(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("DS4_KERNELS_REPORT", str(tmp_path))
+    monkeypatch.setenv("DS4_KERNELS_OPS", "attention")
+    install("fakeengine", {"1.0": (hook(),)}, version="1.0")
+    (path,) = tmp_path.iterdir()
+    assert "no op or group named 'attention'" in json.loads(path.read_text())["note"]
+
+
 def test_inside_of_a_replacement_the_selection_is_lifted(engine: Any, monkeypatch: Any) -> None:
     """A hook of one op may be built of several: none of them falls to the reference because it was not named."""
     seen: list[str] = []
@@ -234,13 +242,25 @@ def test_sabotage_scales_our_output_once(engine: Any, monkeypatch: Any) -> None:
     assert report.hooks[0].sabotaged == 1 and report.document()["sabotage"] == {"mhc_post": 10.0}
 
 
-def test_torch_compile_traces_the_engines_own_op(engine: Any, monkeypatch: Any) -> None:
+def test_torch_compile_traces_the_engines_own_op_and_the_report_counts_it(
+    engine: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
     engine(ops=OPS, user=USER)
-    report = plug(monkeypatch)
+    report = plug(monkeypatch, REPORT=str(tmp_path / "reports"))
     user = importlib.import_module("fakeengine.user")
-    traced = torch.compile(user.run, backend="eager", fullgraph=True)
-    assert traced(X).tolist() == [[2.0, 4.0]]
-    assert report.hooks[0].calls == 0
+    graphs: list[str] = []
+
+    def backend(module: Any, _: Any) -> Any:
+        graphs.append(module.code)
+        return module
+
+    traced = torch.compile(user.run, backend=backend, fullgraph=True)
+    for _ in range(3):
+        assert traced(X).tolist() == [[2.0, 4.0]]
+    (path,) = (tmp_path / "reports").iterdir()
+    (told,) = json.loads(path.read_text())["hooks"]
+    assert (told["calls"], told["traced"]) == (0, 1)
+    assert report.hooks[0].traced == len(graphs) == 1  # the count itself is no reason to trace again
 
 
 def test_the_report_is_written_by_a_process_that_just_ends(engine: Any, tmp_path: Path) -> None:
