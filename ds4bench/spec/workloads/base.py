@@ -8,7 +8,7 @@ from ds4bench.spec.base import MatrixSpec, OptionsSpec
 
 ALWAYS = ("server_alive", "all_requests_ok", "model_identity")
 """Checks of every gate, those first that explain others."""
-TIMED = ("possible_values", "token_counts_agree", "client_not_starved", "machine_quiet", "machine_steady")
+TIMED = ("possible_values", "token_counts_agree", "client_not_starved", "machine_quiet", "gpu_quiet", "machine_steady")
 """Checks of every gate that judges times."""
 
 

@@ -20,6 +20,7 @@ from ds4bench.verdicts.checks.conversations import (
     replies_not_cut,
     tools_called,
 )
+from ds4bench.verdicts.checks.gpu import gpu_quiet
 from ds4bench.verdicts.checks.kernels import kernels_loaded
 from ds4bench.verdicts.checks.lengths import full_length_replies, length_within, no_truncation
 from ds4bench.verdicts.checks.logprobs import logprobs_complete
@@ -63,6 +64,7 @@ CHECKS: dict[str, Check] = {
     "token_counts_agree": token_counts_agree,
     "client_not_starved": client_not_starved,
     "machine_quiet": machine_quiet,
+    "gpu_quiet": gpu_quiet,
     "machine_steady": machine_steady,
     "comparable": comparable,
 }
