@@ -165,6 +165,25 @@ class ScriptRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer: Answer | None = None
 
 
+class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One GPU at one instant, by NVML; None is what it does not tell.
+
+    ``slowdowns`` are the reasons by which the hardware or the driver's thermal control keeps the clock down just then;
+    ``power_capped`` is the power limit's doing and normal at full load. ``foreign`` are the compute processes that are not
+    of the serve, process id -> name; None where it cannot be told that the serve is on this GPU.
+    """
+
+    gpu: int  # NVML's number
+    memory_mib: int | None = None  # in use, by everybody
+    power_w: float | None = None
+    utilisation_percent: int | None = None  # of the last second or less, in which any kernel ran
+    sm_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    slowdowns: list[str] | None = None
+    power_capped: bool = False
+    foreign: dict[int, str] | None = None
+
+
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     """One line of ``batches.jsonl``: written after every request of the batch is, so its presence means complete."""
 
@@ -181,6 +200,10 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     foreign_cores: float | None = None  # of the cores that client and serve may use, how many others kept busy
     steady_start_s: float | None = None  # see BatchResult
     steady_end_s: float | None = None
+    gpus_before: list[
+        GpuState
+    ] = []  # the serve's, all of this machine's where it cannot be told (targets/gpu_watch.py)
+    gpus_after: list[GpuState] = []
 
 
 class KernelHook(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from ds4bench.core import (
     BatchResult,
     BatchRow,
     Cell,
+    GpuState,
     Phase,
     PlannedRequest,
     RequestResult,
@@ -115,6 +116,7 @@ class GateRunner:
         progress: Progress,
         *,
         probe_ms: Callable[[], float] | None,
+        gpu_states: Callable[[], list[GpuState]] | None = None,
         decided: Callable[[], str | None] | None = None,
     ) -> None:
         self.gate = gate
@@ -124,6 +126,7 @@ class GateRunner:
         self.writer = writer
         self.progress = progress
         self.probe_ms = probe_ms  # None for a serve on another machine: its speed is not this machine's
+        self.gpu_states = gpu_states  # None likewise, and on a machine without GPUs
         self.decided = decided
         self.ended: dict[tuple[str, int, Phase, int], dict[int, ScriptRow]] = {}
         self.warm: set[str] = set()
@@ -180,6 +183,7 @@ class GateRunner:
         scripts = [self._client_script(key, number, script, sent) for number, script in left]
         probe = self.probe_ms() if self.probe_ms is not None and key.phase == "measure" else None
         before = await self._counters(control)
+        gpus_before = self._gpu_states(key)
         pids = [os.getpid(), self.target.pid] if self.target.pid is not None else None
         cpu = read_cpu_times(pids) if pids else None
         self.progress.batch_started(key.cell, key.repeat, key.phase, len(scripts))
@@ -192,6 +196,7 @@ class GateRunner:
             hangs=lambda: self._hangs(control),
         )
         foreign = foreign_cores(cpu, read_cpu_times(pids)) if pids else None
+        gpus_after = self._gpu_states(key)
         await self._check_alive(result, control)
         row = BatchRow(
             cell=key.cell.id,
@@ -207,9 +212,14 @@ class GateRunner:
             foreign_cores=foreign,
             steady_start_s=result.steady_start_s,
             steady_end_s=result.steady_end_s,
+            gpus_before=gpus_before,
+            gpus_after=gpus_after,
         )
         self.writer.append_batch(row)
         self.progress.batch_done(row)
+
+    def _gpu_states(self, key: BatchKey) -> list[GpuState]:
+        return self.gpu_states() if self.gpu_states is not None and key.phase == "measure" else []
 
     def _first_token(self, cell: Cell, number: int, script: Script, ttft_s: float) -> None:
         if script.on_first_token is not None:

@@ -21,7 +21,9 @@ from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
+from ds4bench.targets.gpu_watch import GpuWatch
 from ds4bench.targets.kernels import loaded, told_of_kernels
+from ds4bench.targets.launched import launched_here
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.extension import extension_due
@@ -192,9 +194,11 @@ class Recording:
         self._endpoint = serve.endpoint
         self._writer.set_fingerprint(self._fingerprint())
         local = serve.endpoint.fingerprint.local
+        self._gpus = GpuWatch.open(launched_here, launched=serve.target.pid is not None) if local else None
         self._runner = GateRunner(
             self.gate, serve.target, serve.endpoint, make_workload(self.gate.spec, run_id, prepared.data), self._writer,
-            progress, probe_ms=provenance.cpu_probe_ms if local else None, decided=self._early_stop(),
+            progress, probe_ms=provenance.cpu_probe_ms if local else None,
+            gpu_states=self._gpus.states if self._gpus is not None else None, decided=self._early_stop(),
         )  # fmt: skip
 
     async def run(self, repeats: int | None = None) -> None:
@@ -232,7 +236,9 @@ class Recording:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the run folder."""
+        """Release the run folder, and NVML."""
+        if self._gpus is not None:
+            self._gpus.close()
         self._writer.close()
 
     def _fingerprint(self) -> Fingerprint:

@@ -6,7 +6,16 @@ from typing import Any
 
 import msgspec
 
-from ds4bench.core import Baseline, BatchRow, ClientHealth, RequestResult, RequestRow, RunData, RunManifest
+from ds4bench.core import (
+    Baseline,
+    BatchRow,
+    ClientHealth,
+    GpuState,
+    RequestResult,
+    RequestRow,
+    RunData,
+    RunManifest,
+)
 from ds4bench.spec.load import EffectiveGate
 
 HEALTH = ClientHealth(
@@ -17,6 +26,13 @@ HEALTH = ClientHealth(
     burst_share=0.0,
     cpu_share=0.1,
 )
+
+
+GPU = GpuState(
+    gpu=0, memory_mib=71_000, power_w=690.4, utilisation_percent=97, sm_clock_mhz=1980, temperature_c=71, slowdowns=[],
+    foreign={},
+)  # fmt: skip
+"""The serve's only GPU, which nothing disturbs."""
 
 
 def request_row(cell: str = "c", **changes: Any) -> RequestRow:

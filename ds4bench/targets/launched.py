@@ -26,6 +26,13 @@ POLL_S = 0.05
 _LAST_LINES = 8
 _REAP_S = 1.0
 """A refused connection is seen before the process that refused it can be reaped."""
+_RUNNING: set[tuple[int, str]] = set()
+"""(process group, mark) of every launch that was not ended yet."""
+
+
+def launched_here(pid: int) -> bool:
+    """Whether the process is of a serve that this ds4bench has launched and not ended; there may be two (``ds4bench ci``)."""
+    return any(process_group.started(pid, group, mark) for group, mark in _RUNNING)
 
 
 class ServeProcess:
@@ -88,6 +95,7 @@ class ServeProcess:
                 )
             except OSError as error:
                 raise TargetError(f"cannot launch {self.name}: {error}") from error
+        _RUNNING.add((self._process.pid, self._mark))
         self._hold_lifeline(self._process)
         atexit.register(self.kill)
         if self._guarded:
@@ -162,6 +170,7 @@ class ServeProcess:
         self._cut_lifeline()
         process_group.signal_all(process.pid, self._mark, signal.SIGKILL)
         process.wait()
+        _RUNNING.discard((process.pid, self._mark))
         self._release_guard()
 
     async def _ended(self, patience_s: float) -> None:

@@ -25,7 +25,7 @@ NODE_MARK = "DS4BENCH_NODE"
 
 _POLL_S = 0.05
 _PROC = Path("/proc")
-_STATE, _PGRP, _SESSION, _THREADS = 0, 2, 3, 17
+_STATE, _PARENT, _PGRP, _SESSION, _THREADS = 0, 1, 2, 3, 17
 """Fields of /proc/PID/stat behind the command's name (proc_pid_stat(5))."""
 
 
@@ -36,6 +36,19 @@ def members(group: int, mark: str) -> dict[int, str]:
         if entry.name.isdigit() and int(entry.name) != os.getpid() and _belongs(entry, group, mark):
             found[int(entry.name)] = _command(entry)
     return found
+
+
+def started(pid: int, group: int, mark: str) -> bool:
+    """Whether a living process is of the launch, or descends from one that is.
+
+    A worker may have a session of its own and an environment that can no longer be read (who sets the title of its process
+    writes over it); its ancestors still tell.
+    """
+    while pid > 1:
+        if _belongs(_PROC / str(pid), group, mark):
+            return True
+        pid = _parent(pid)
+    return False
 
 
 def signal_all(group: int, mark: str, number: int) -> None:
@@ -71,6 +84,14 @@ def _belongs(entry: Path, group: int, mark: str) -> bool:
         return any(f"{name}={mark}".encode() in environment for name in (MARK, NODE_MARK))
     except (OSError, ValueError, IndexError):
         return False
+
+
+def _parent(pid: int) -> int:
+    """0 for a process that is gone."""
+    try:
+        return int((_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[_PARENT])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _has_ended(fields: Sequence[str]) -> bool:

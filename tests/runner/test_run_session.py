@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from ds4bench.errors import Ds4BenchError, SpecError
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import Recording, Started, check_endpoint, prepare
 from ds4bench.spec.load import load_gate
-from ds4bench.store import runs
+from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.base import Endpoint
 from ds4bench.targets.dialect import dialect_of
+from tests.targets.fake_nvml import FakeGpu, FakeNvml
 from tests.verdicts.conftest import World
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -35,6 +37,25 @@ def test_a_gate_of_completions_is_refused_where_the_serve_has_none_and_nothing_i
     ):
         Recording(prepared, serve, SilentProgress(), run_id="r1", role="candidate")
     assert not runs.list_runs()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_nvml_is_open_while_a_serve_on_this_machine_is_recorded_and_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
+) -> None:
+    nvml = FakeNvml(FakeGpu())
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    prepared = prepare(load_gate("random", profile="smoke", directory=GATES), None)
+    told = Fingerprint(engine="vllm", model="m", local=local)
+    serve = Started(
+        AttachTarget("http://127.0.0.1:9"), Endpoint("http://127.0.0.1:9", "m", dialect_of("vllm"), told), {}
+    )
+    monkeypatch.setattr(provenance, "collect", dict)  # asks NVML too
+    before = nvml.opened
+    with Recording(prepared, serve, SilentProgress(), run_id="r1", role="candidate"):
+        assert nvml.opened - before == int(local)
+    assert nvml.opened == before
 
 
 @pytest.mark.parametrize(("overrides", "engine"), [(["request.endpoint=chat"], "hosted-deepseek"), ([], "vllm")])

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ds4bench import gate_runner
 from ds4bench.client.control import ControlClient
-from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult, RunData, Verdict
+from ds4bench.core import Answer, Cell, GpuState, Phase, PlannedRequest, RequestResult, RunData, Verdict
 from ds4bench.errors import TargetDiedError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.report.progress import SilentProgress
@@ -22,7 +23,7 @@ from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.base import Endpoint
 from ds4bench.verdicts.decide import decide
 from ds4bench.workloads.base import Batch, Script, Send
-from tests.records import run_manifest
+from tests.records import GPU, run_manifest
 from tests.serving import launched
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -89,6 +90,7 @@ async def measure(
     break_at: int | None = None,
     decided: Callable[[], str | None] | None = None,
     max_tokens: int = 3,
+    gpu_states: Callable[[], list[GpuState]] | None = None,
 ) -> Talks:
     target = AttachTarget(serve, None, None, hardware={})
     endpoint = await target.start(lambda _: None)
@@ -97,7 +99,10 @@ async def measure(
     writer = runs.RunWriter.reopen("r1") if done else runs.RunWriter.create(run_manifest(gate))
     talks = Talks("r1", endpoint.model, break_at, max_tokens)
     with writer:
-        runner = GateRunner(gate, target, endpoint, talks, writer, SilentProgress(), probe_ms=None, decided=decided)
+        runner = GateRunner(
+            gate, target, endpoint, talks, writer, SilentProgress(), probe_ms=None, gpu_states=gpu_states,
+            decided=decided,
+        )  # fmt: skip
         try:
             await runner.run(done)
         except TargetDiedError as error:
@@ -105,6 +110,22 @@ async def measure(
         finally:
             await target.stop()
     return talks
+
+
+async def test_gpus_are_looked_at_before_the_first_request_of_a_batch_and_after_its_last(
+    serve: str, gate: EffectiveGate
+) -> None:
+    looks: list[int] = []
+
+    def look() -> list[GpuState]:
+        looks.append(len(runs.load_run("r1").requests))
+        return [msgspec.structs.replace(GPU, memory_mib=len(looks))]
+
+    await measure(serve, gate, gpu_states=look)
+    assert looks == [0, 8, 8, 16]  # two batches of four scripts with two requests each
+    rows = runs.load_run("r1").batches
+    kept = [[state.memory_mib for state in (*row.gpus_before, *row.gpus_after)] for row in rows]
+    assert kept == [[1, 2], [3, 4]]
 
 
 async def test_a_conversation_is_kept_turn_by_turn_with_what_it_was_worth(serve: str, gate: EffectiveGate) -> None:

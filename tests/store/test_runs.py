@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ds4bench.core import Answer, BatchRow, GateVerdict, RequestRow, RunManifest, ScriptRow
 from ds4bench.errors import StoreError
 from ds4bench.store import runs
+from tests.records import GPU
 
 Make = Callable[..., object]
 
@@ -44,6 +46,20 @@ def test_what_is_written_is_read_back(
     assert run.manifest == manifest()
     assert (run.requests, run.batches) == ([request_row()], [batch_row()])
     assert (run.died, run.verdict) == ("it died", verdict())
+
+
+def test_a_batch_keeps_its_gpus_and_one_of_before_they_were_looked_at_has_none(
+    state: Path, manifest: Callable[..., RunManifest], batch_row: Callable[..., BatchRow]
+) -> None:
+    shared = batch_row(gpus_after=[msgspec.structs.replace(GPU, foreign={4242: "python3"})])
+    with runs.RunWriter.create(manifest()) as writer:
+        writer.append_batch(shared)
+    old = {name: value for name, value in msgspec.to_builtins(shared).items() if not name.startswith("gpus_")}
+    path = runs.run_folder(manifest().run_id) / runs.BATCHES
+    path.write_bytes(path.read_bytes() + msgspec.json.encode(old) + b"\n")
+    kept, without = runs.load_run(manifest().run_id).batches
+    assert kept == shared
+    assert (without.gpus_before, without.gpus_after) == ([], [])
 
 
 def test_a_process_killed_while_it_appends_loses_no_line_that_it_had_reported(

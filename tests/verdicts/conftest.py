@@ -11,7 +11,7 @@ import pytest
 
 from ds4bench.core import Baseline, BatchRow, Fingerprint, RequestResult, RequestRow, RunData
 from ds4bench.spec.load import EffectiveGate, load_gate
-from tests.records import HEALTH, baseline_of, batch_row, request_row, run_manifest
+from tests.records import GPU, HEALTH, baseline_of, batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
 FINGERPRINT = Fingerprint(
@@ -77,6 +77,7 @@ class World:
                 made_batch = batch_row(
                     cell.id, repeat=repeat, requests=cell.concurrency, delivered_concurrency=float(cell.concurrency),
                     health=changed_health, probe_ms=50.0, foreign_cores=0.02,
+                    gpus_before=[GPU], gpus_after=[GPU],
                     counters={
                         "generation_tokens": 16 * cell.concurrency,
                         "ttft_seconds_sum": served_s,

@@ -11,6 +11,7 @@ from ds4bench.core import Answer, CheckResult, CheckStatus, Verdict
 from ds4bench.verdicts.checks import run_checks
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.evidence import gather
+from tests.records import GPU
 
 OK, FAILED = CheckStatus.OK, CheckStatus.FAILED
 UNVERIFIED, NOT_APPLICABLE = CheckStatus.UNVERIFIED, CheckStatus.NOT_APPLICABLE
@@ -322,3 +323,83 @@ def test_a_busy_neighbour_keeps_a_run_from_a_verdict(world: Any, foreign: float,
 def test_neighbours_of_a_serve_that_was_not_launched_are_unknown(world: Any) -> None:
     result = check(world, "machine_quiet", batch={"foreign_cores": None})
     assert result.status is CheckStatus.NOT_APPLICABLE
+
+
+def gpu(**changes: Any) -> Any:
+    return msgspec.structs.replace(GPU, **changes)
+
+
+def test_gpus_that_nothing_disturbed_are_said_with_clock_power_and_heat(world: Any) -> None:
+    after = [gpu(), gpu(gpu=1, sm_clock_mhz=1965, power_w=650.0, temperature_c=74)]
+    result = check(world, "gpu_quiet", batch={"gpus_after": after})
+    assert result.status is OK
+    assert result.detail == (
+        "GPU 0, 1: not slowed down, nobody else computed there; "
+        "after a batch SM clock 1,972 MHz (1,965-1,980), 670 W, at most 74 C"
+    )
+
+
+@pytest.mark.parametrize("side", ["gpus_before", "gpus_after"])
+def test_a_foreign_process_on_the_serves_gpu_fails_and_is_named_with_its_cells(world: Any, side: str) -> None:
+    run = world.run(world.gate())
+    shared = [
+        msgspec.structs.replace(batch, **{side: [gpu(foreign={4242: "python3"})]})
+        if (batch.cell, batch.repeat) == ("p8192-c2", 1)
+        else batch
+        for batch in run.batches
+    ]
+    results = run_checks(gather(world.gate(), msgspec.structs.replace(run, batches=shared), None))
+    result = next(result for result in results if result.name == "gpu_quiet")
+    assert result.status is FAILED
+    assert result.detail == "GPU 0: process 4242 (python3) was on it beside the serve in p8192-c2"
+    assert result.cells == ["p8192-c2"]
+
+
+def test_a_gpu_that_was_slowed_down_after_a_batch_fails(world: Any) -> None:
+    hot = [gpu(gpu=1, slowdowns=["hardware slowdown", "hardware thermal slowdown"])]
+    result = check(world, "gpu_quiet", batch={"gpus_after": hot})
+    cells = "p2048-c1, p2048-c2, p8192-c1, p8192-c2"
+    assert result.status is FAILED
+    assert result.detail == f"GPU 1: hardware slowdown after {cells}; GPU 1: hardware thermal slowdown after {cells}"
+    assert ", ".join(result.cells) == cells
+
+
+def test_many_disturbances_of_the_gpu_are_counted(world: Any) -> None:
+    crowd = [gpu(foreign=dict.fromkeys(range(10, 16), ""))]
+    result = check(world, "gpu_quiet", batch={"gpus_after": crowd})
+    assert "process 13 was on it" in result.detail
+    assert result.detail.endswith("; and 2 more")
+
+
+def test_a_clock_at_the_power_limit_is_said_and_fails_nothing(world: Any) -> None:
+    result = check(world, "gpu_quiet", batch={"gpus_after": [gpu(power_capped=True)]})
+    assert result.status is OK
+    assert result.detail.endswith("; at the power limit after 12 of 12 batches, which is normal at full load")
+
+
+def test_a_slowdown_of_a_gpu_that_may_not_be_the_serves_is_unverified(world: Any) -> None:
+    hot = [gpu(gpu=3, foreign=None, slowdowns=["hardware thermal slowdown"])]
+    result = check(world, "gpu_quiet", batch={"gpus_before": [], "gpus_after": hot})
+    assert result.status is UNVERIFIED
+    assert result.detail.startswith("GPU 3: hardware thermal slowdown after p2048-c1, ")
+    assert result.detail.endswith("; it cannot be told whether the serve was on it")
+
+
+@pytest.mark.parametrize(
+    ("untold", "part"),
+    [
+        ({"foreign": None}, "GPU 0: not slowed down, whose processes are there cannot be told"),
+        ({"slowdowns": None}, "GPU 0: NVML does not tell whether it was slowed down, nobody else computed there"),
+    ],
+)
+def test_what_is_not_known_of_the_gpu_is_not_called_quiet(world: Any, untold: dict[str, Any], part: str) -> None:
+    states = [gpu(**untold)]
+    result = check(world, "gpu_quiet", batch={"gpus_before": states, "gpus_after": states})
+    assert result.status is OK
+    assert result.detail.startswith(part)
+
+
+@pytest.mark.parametrize("states", [[], [gpu(foreign=None, slowdowns=None)]])
+def test_gpus_of_which_nothing_is_known_are_not_applicable(world: Any, states: list[Any]) -> None:
+    result = check(world, "gpu_quiet", batch={"gpus_before": states, "gpus_after": states})
+    assert result.status is NOT_APPLICABLE

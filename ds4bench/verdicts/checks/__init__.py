@@ -22,6 +22,7 @@ from ds4bench.verdicts.checks.conversations import (
     tools_called,
 )
 from ds4bench.verdicts.checks.first_tokens import ttft_sources_agree
+from ds4bench.verdicts.checks.gpu import gpu_quiet
 from ds4bench.verdicts.checks.kernels import kernels_loaded
 from ds4bench.verdicts.checks.lengths import full_length_replies, length_within, no_truncation
 from ds4bench.verdicts.checks.logprobs import logprobs_complete
@@ -69,6 +70,7 @@ CHECKS: dict[str, Check] = {
     "ttft_sources_agree": ttft_sources_agree,
     "client_not_starved": client_not_starved,
     "machine_quiet": machine_quiet,
+    "gpu_quiet": gpu_quiet,
     "machine_steady": machine_steady,
     "comparable": comparable,
 }
