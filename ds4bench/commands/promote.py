@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ds4bench import keys
 from ds4bench.commands.gate import INTERRUPTED
 from ds4bench.errors import SpecError
 from ds4bench.run_session import RunInterruptedError, TargetOptions
@@ -93,7 +94,7 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
             raise SpecError(f"suite run {options.resume} is of suite {state.suite}, not {options.suite}")
         state.died = None
         stored: Any = state.asked
-        flags = tuple(str(flag) for flag in stored["serve_args"])
+        flags = _with_keys(options.resume, tuple(str(flag) for flag in stored["serve_args"]), target.serve_args)
         serving = Serving(
             stored["engine_python"], stored["serve_profile"], stored["port"], kernels=stored.get("kernels")
         )
@@ -103,7 +104,7 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
         "target": target.name,
         "url": target.url,
         "model": target.model,
-        "serve_args": list(target.serve_args),
+        "serve_args": keys.masked(target.serve_args),
         "engine_python": target.serving.engine_python,
         "serve_profile": target.serving.profile,
         "port": target.serving.port,
@@ -116,6 +117,17 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
         asked=asked, gates=[],
     )  # fmt: skip
     return state, target
+
+
+def _with_keys(suite_run: str, stored: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
+    """The stored flags; where a key is hidden in them, the same flags as given anew. Raises SpecError without those."""
+    if not any(keys.HIDDEN in flag for flag in stored):
+        return stored
+    if tuple(keys.masked(given)) != stored:
+        raise SpecError(
+            f"suite run {suite_run} was begun with a key, which is not stored: give its --serve-arg options again, every one"
+        )
+    return given
 
 
 def _paths(stored: object) -> dict[str, str]:
