@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 serve_app = typer.Typer(help="Start a serve by itself: the embedded engine, vLLM or SGLang.", no_args_is_help=True)
 baseline_app = typer.Typer(help="Stored baselines: promote a run, list, show, compare two.", no_args_is_help=True)
@@ -36,7 +37,14 @@ def serve_embedded(context: typer.Context) -> None:
     raise typer.Exit(serve(context.args))
 
 
-_EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+class _WithEngineFlags(TyperCommand):
+    """A command whose usage line says where the engine's own flags go."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """As of every command, and what may follow."""
+        return [*super().collect_usage_pieces(ctx), "[-- ENGINE FLAGS]"]
+
+
 ServeModel = Annotated[str, typer.Argument(help="Folder with config.json, or a model id.")]
 ServeProfile = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="rtx-pro-6000-tp2, h200, cpu, ... or a YAML file.")
@@ -52,7 +60,8 @@ def _engine_command(engine: str, title: str, default_port: int) -> None:
 
     @serve_app.command(
         engine,
-        context_settings=_EXTRA,
+        cls=_WithEngineFlags,
+        context_settings={"allow_extra_args": True},
         help=f"Launch {title} with a profile's flags and stop all of it on Ctrl-C; engine flags of your own go after `--`.",
     )
     def serve(
@@ -69,6 +78,8 @@ def _engine_command(engine: str, title: str, default_port: int) -> None:
         from ds4bench.commands.serve import serve_engine
         from ds4bench.targets.choice import Serving
 
+        if context.args and not context.args[0].startswith("-"):
+            raise typer.BadParameter(f"got an unexpected word: {context.args[0]}; the engine's own flags go after `--`")
         serving = Serving(engine_python, profile, port, host, ready_deadline, kernels=kernels)
         raise typer.Exit(serve_engine(engine, model, context.args, serving, dry_run=dry_run))
 

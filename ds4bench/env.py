@@ -8,7 +8,11 @@ from pathlib import Path
 HOME = "DS4BENCH_HOME"
 STATE_DIR = "DS4BENCH_STATE_DIR"
 API_KEY = "DS4BENCH_API_KEY"
-_SECRETS = [API_KEY, "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "HF_TOKEN"]
+_SECRETS = [API_KEY, "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "HF_TOKEN", "VLLM_API_KEY"]
+_SECRET_ENDS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+_SHORTEST = 8
+"""Characters; a shorter value would be found in words that are none of its business."""
+_kept: list[str] = []
 
 
 def home() -> Path | None:
@@ -40,6 +44,25 @@ def kernel_ops() -> str | None:
     return os.environ.get("DS4_KERNELS_OPS")
 
 
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name holds a key."""
+    return name in _SECRETS or name.endswith(_SECRET_ENDS)
+
+
+def keep_secret(value: str) -> None:
+    """Count a key that came from somewhere else among the values that must never reach an artifact."""
+    if value not in _kept:
+        _kept.append(value)
+
+
 def secrets() -> list[str]:
     """Values that must never reach an artifact."""
-    return [value for name in _SECRETS if len(value := os.environ.get(name, "")) >= 8]
+    values = [*(os.environ.get(name, "") for name in _SECRETS), *_kept]
+    return [value for value in values if len(value) >= _SHORTEST]
+
+
+def without_secrets(text: str) -> str:
+    """The text with every such value hidden."""
+    for value in secrets():
+        text = text.replace(value, "***")
+    return text

@@ -55,6 +55,11 @@ def runs_dir() -> Path:
     return state_dir() / "runs"
 
 
+def serves_dir() -> Path:
+    """Logs of serves that ``ds4bench serve`` has started."""
+    return state_dir() / "serves"
+
+
 def here_dir(state: Path | None = None) -> Path:
     """This machine's own baselines; ``state`` is a state folder that is not this user's."""
     return (state or state_dir()) / "baselines" / "here"

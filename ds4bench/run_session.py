@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ds4bench import env
+from ds4bench import env, keys
 from ds4bench.core import Baseline, CheckStatus, Fingerprint, GateVerdict, RunData, RunManifest
 from ds4bench.errors import Ds4BenchError, SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
@@ -21,6 +21,7 @@ from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
+from ds4bench.targets.engine import EngineTarget
 from ds4bench.targets.gpu_watch import GpuWatch
 from ds4bench.targets.kernels import loaded, told_of_kernels
 from ds4bench.targets.launched import launched_here
@@ -88,7 +89,7 @@ class TargetOptions:
 
     def described(self) -> dict[str, Any]:
         """What a run keeps of it."""
-        described = {"name": self.name, "url": self.url, "serve_args": list(self.serve_args)}
+        described = {"name": self.name, "url": self.url, "serve_args": keys.masked(self.serve_args)}
         given = {"serve_profile": self.serving.profile, "kernels": self.serving.kernels}
         return described | {name: value for name, value in given.items() if value}
 
@@ -153,11 +154,15 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
         loop.add_signal_handler(number, task.cancel)
     serving, kernels = watched(options.name, options.serving, log_path)
     target = replace(options, serving=serving).make(log_path)
+    asked = options.described()
+    if isinstance(target, EngineTarget):
+        asked["launch"] = target.launch.shell_text()
+        progress.note(f"launching: {asked['launch']}")
     try:
         endpoint = replace(await target.start(progress.phase), kernels=kernels)
         if kernels is not None:
             progress.note(await loaded(endpoint.fingerprint, kernels))
-        yield Started(target, endpoint, options.described())
+        yield Started(target, endpoint, asked)
     except asyncio.CancelledError:
         raise RunInterruptedError(run_id) from None
     finally:

@@ -167,3 +167,26 @@ def test_a_mistake_in_a_gate_file_names_file_and_line(tmp_path: Path) -> None:
 
 def test_lists_are_helpful_when_there_is_nothing(tmp_path: Path) -> None:
     assert "no runs yet" in ds4bench("runs", "list", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--dryrun"], ["No such option: --dryrun", "--dry-run"]),
+        (["--dry-run", "--enforce-eager"], ["No such option: --enforce-eager", "[-- ENGINE FLAGS]"]),
+        (["--dry-run", "profile", "h200"], ["unexpected word: profile"]),
+    ],
+)
+def test_serve_refuses_what_it_does_not_know(args: list[str], words: list[str], called: Called) -> None:
+    code, out, err = called("serve", "vllm", "m", *args)
+    assert code == 2
+    assert "vllm.entrypoints" not in out
+    assert all(word in " ".join(err.split()) for word in words)
+
+
+def test_the_engines_own_flags_go_behind_two_dashes(called: Called) -> None:
+    code, out, _ = called(
+        "serve", "vllm", "m", "--profile", "h200", "--dry-run", "--", "--enforce-eager", "--seed", "3"
+    )
+    assert code == 0
+    assert out.rstrip().endswith("--enforce-eager --seed 3")

@@ -61,6 +61,10 @@ class ControlClient:
         except httpx.HTTPError:
             return False
 
+    async def status(self, path: str) -> int:
+        """The HTTP status that a page is answered with. Raises TargetError if the serve cannot be reached."""
+        return (await self._send("GET", path, None)).status_code
+
     async def get_json(self, path: str) -> Any | None:
         """Decoded JSON of a page; None if the serve does not have it. Raises TargetError if it cannot be reached."""
         response = await self._send("GET", path, None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ds4bench import keys
 from ds4bench.commands.gate import INTERRUPTED
 from ds4bench.errors import SpecError
 from ds4bench.run_session import RunInterruptedError, TargetOptions
@@ -97,7 +98,7 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
         "target": target.name,
         "url": target.url,
         "model": target.model,
-        "serve_args": list(target.serve_args),
+        "serve_args": keys.masked(target.serve_args),
         "engine_python": target.serving.engine_python,
         "serve_profile": target.serving.profile,
         "port": target.serving.port,
@@ -128,7 +129,7 @@ def _resumed(options: PromoteOptions, run_id: str) -> tuple[suite_runs.SuiteRun,
         **{name: stored.get(name) for name in given},
         account=Account(spent.requests, spent.refused, spent.spent),
     )  # fmt: skip
-    flags = tuple(str(flag) for flag in stored["serve_args"])
+    flags = _with_keys(run_id, tuple(str(flag) for flag in stored["serve_args"]), options.target.serve_args)
     return state, TargetOptions(stored["target"], stored["url"], stored["model"], flags, serving)
 
 
@@ -145,6 +146,17 @@ def _keep_account(state: suite_runs.SuiteRun, account: Account) -> None:
         suite_runs.save(state)
 
     account.on_change = keep
+
+
+def _with_keys(suite_run: str, stored: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
+    """The stored flags; where a key is hidden in them, the same flags as given anew. Raises SpecError without those."""
+    if not any(keys.HIDDEN in flag for flag in stored):
+        return stored
+    if tuple(keys.masked(given)) != stored:
+        raise SpecError(
+            f"suite run {suite_run} was begun with a key, which is not stored: give its --serve-arg options again, every one"
+        )
+    return given
 
 
 def _paths(stored: object) -> dict[str, str]:

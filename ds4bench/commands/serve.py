@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ds4bench import paths
 from ds4bench.errors import TargetError
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ def serve_engine(engine: str, model: str, extra: Sequence[str], serving: Serving
     """Show the command, launch it, say when a token came back, follow its log until Ctrl-C; then stop all of it.
 
     Returns 0 after Ctrl-C or SIGTERM, 3 when the engine ended by itself. Raises TargetError when it never gets ready, or
-    is ready without the kernels that were asked for.
+    is ready without the kernels that were asked for. The log of an engine that failed stays in the state folder.
     """
     from ds4bench.targets.choice import launch_of, watched
 
@@ -44,12 +47,23 @@ def serve_engine(engine: str, model: str, extra: Sequence[str], serving: Serving
     show_launch(launch)
     if dry_run:
         return 0
-    with tempfile.TemporaryDirectory(prefix="ds4bench-serve-") as folder:
-        log_path = Path(folder) / "serve.log"
+    log_path = _new_log(engine)
+    code = None
+    try:
         serving, kernels = watched(engine, serving, log_path)
         if kernels is not None:
             launch = launch_of(engine, model, extra, replace(serving, port=launch.port))
-        return asyncio.run(_serve(launch, serving, log_path, kernels))
+        code = asyncio.run(_serve(launch, serving, log_path, kernels))
+        return code
+    finally:
+        if code == 0 or not log_path.exists():
+            shutil.rmtree(log_path.parent, ignore_errors=True)
+
+
+def _new_log(engine: str) -> Path:
+    """Where the engine's output goes: a folder of its own, in which its kernels' reports lie too."""
+    folder = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{engine}-{secrets.token_hex(2)}"
+    return paths.serves_dir() / folder / "serve.log"
 
 
 def show_launch(launch: Launch) -> None:
@@ -90,7 +104,7 @@ async def _serve(launch: Launch, serving: Serving, log_path: Path, kernels: Kern
             await kernels.discard()
     note = target.death_note()
     if note is not None and not stop.is_set():
-        _say(note)
+        _say(f"{note} (whole log: {log_path})")
         return DIED
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ds4bench
+from ds4bench import keys
 
 _PACKAGES = (
     "torch",
@@ -43,7 +44,7 @@ def collect() -> dict[str, Any]:
         "hardware": hardware_fingerprint(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "ram_gib": _ram_gib(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *keys.masked(sys.argv[1:])],
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ds4bench.errors import TargetError
 from ds4bench.targets.cluster_plan import ClusterPlan, NodeCommand
+from ds4bench.targets.dialect import dialect_of
 from ds4bench.targets.launched import ServeProcess
 from ds4bench.targets.node_run import Done, run_to_end, watcher, watcher_text
 
@@ -148,4 +149,6 @@ class ServeCluster:
             name=f"the {engine} {command.title}",
             grace_s=self._grace_s + _MARGIN_S,
             lifeline=watcher_text(),
+            shown=command.shell_text(),
+            memory_advice=dialect_of(engine).memory_advice,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ds4bench import keys
 from ds4bench.errors import TargetError
 from ds4bench.targets.nodes import Cluster, Node, filled, remote_words, shell_text
 from ds4bench.targets.profile import TargetProfile, command_line
@@ -30,6 +31,11 @@ class NodeCommand:
         """What is run here, with ``wrapper`` before the command at the other end."""
         there = shell_text([*wrapper, *self.command], self.environment if environment else {})
         return remote_words(self.remote, self.node.host, there)
+
+    def shell_text(self) -> str:
+        """The same as a person would type it here, keys hidden."""
+        command, environment = tuple(keys.masked(self.command)), keys.masked_environment(self.environment)
+        return shlex.join(replace(self, command=command, environment=environment).words())
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class ClusterPlan:
             "when the connection closes"
         ]
         for command in (*self.members, *([self.joined] if self.joined else []), self.serve):
-            lines += [f"# {command.title}:", shlex.join(command.words())]
+            lines += [f"# {command.title}:", command.shell_text()]
         return "\n".join(lines)
 
 

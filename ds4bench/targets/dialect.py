@@ -46,6 +46,7 @@ class Dialect:
     ``reset_prefix_cache`` is the path that a POST to empties the cache (vLLM has it with ``VLLM_SERVER_DEV_MODE=1`` only);
     nothing here posts to it by itself, because it would empty the cache of others too. ``thinking`` is how
     reasoning is switched: by ``chat_template_kwargs``, by a body field ``thinking: {type: enabled|disabled}``, or not at all.
+    ``memory_advice``: the flags that help when GPU memory runs out.
     ``token_ids``: with ``return_tokens_as_token_ids`` logprobs name tokens by id; by their text several tokens may be one.
     """
 
@@ -63,6 +64,7 @@ class Dialect:
     completions: bool = True
     reset_prefix_cache: str | None = None
     cached_tokens_hint: str | None = None
+    memory_advice: str | None = None
     token_ids: bool = False
 
     @property
@@ -104,6 +106,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             tokenize_messages=True,
             ignore_eos=True,
             metrics=MappingProxyType(_VLLM_METRICS),
+            memory_advice="use a smaller --max-model-len or --max-num-seqs",
             token_ids=True,
         ),
         "vllm": Dialect(
@@ -119,6 +122,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             metrics=MappingProxyType(_VLLM_METRICS),
             reset_prefix_cache="/reset_prefix_cache",
             cached_tokens_hint="start vLLM with --enable-prompt-tokens-details",
+            memory_advice="use a smaller --max-model-len or --max-num-seqs",
             token_ids=True,
         ),
         "sglang": Dialect(
@@ -134,6 +138,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             metrics=MappingProxyType(_SGLANG_METRICS),
             reset_prefix_cache="/flush_cache",
             cached_tokens_hint="start SGLang with --enable-cache-report (and --enable-metrics for its counters)",
+            memory_advice="use a smaller --context-length, --max-running-requests or --mem-fraction-static",
         ),
         "hosted-deepseek": Dialect(
             engine="hosted-deepseek",

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ds4bench import env, keys
 from ds4bench.client.control import ControlClient
 from ds4bench.core import UNKNOWN_METHOD, Fingerprint
 from ds4bench.errors import TargetError
@@ -21,10 +22,11 @@ from ds4bench.targets import preflight
 from ds4bench.targets.base import Endpoint, Report
 from ds4bench.targets.cluster import ServeCluster
 from ds4bench.targets.cluster_plan import ClusterPlan, plan_cluster
+from ds4bench.targets.dialect import dialect_of
 from ds4bench.targets.identify import Identity, identify
 from ds4bench.targets.kernels import REPORT_FOLDER
 from ds4bench.targets.launched import ServeProcess
-from ds4bench.targets.log_reading import LogFollower
+from ds4bench.targets.log_reading import LogFollower, hide_secrets
 from ds4bench.targets.node_preflight import NodeFacts, check_nodes
 from ds4bench.targets.profile import TargetProfile, command_line, with_extra
 from ds4bench.targets.ready import first_token
@@ -33,6 +35,8 @@ NODE_PYTHON = "python3"
 """On a machine of a cluster, where nobody names another."""
 _POLL_S = 0.25
 _ADDRESSES = ("host", "port", "model-path", "master-addr", "master-port")
+_ASKED_AT = ("host", "port", "uds")
+"""Flags that would make the engine listen where nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,22 @@ class Launch:
     @property
     def base_url(self) -> str:
         """Where the serve answers; an address that means all of them is asked on loopback."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
-        return f"http://{host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def key(self) -> keys.ServeKey | None:
+        """The key that the serve will ask for, as far as it is known here."""
+        environment = self.environment if self.cluster is None else self.cluster.serve.environment
+        return keys.serve_key(self.profile.engine, self.command, environment)
 
     def shell_text(self) -> str:
-        """The same for a shell, environment first; with a cluster, node by node."""
+        """The same for a shell, environment first, keys hidden; with a cluster, node by node."""
         if self.cluster is not None:
             return self.cluster.shell_text()
-        words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*words, shlex.join(self.command)])
+        shown = keys.masked_environment(self.environment)
+        words = [f"{name}={shlex.quote(value)}" for name, value in shown.items()]
+        return " ".join([*words, shlex.join(keys.masked(self.command))])
 
 
 def plan_launch(
@@ -81,6 +92,7 @@ def plan_launch(
     ``port`` None: a free one. ``extra`` are the engine's own flags, which win over the profile's. ``environment`` comes on
     top of the profile's (a kernel plugin's switches, for example).
     """
+    _check_addresses(profile, extra)
     if profile.cluster is not None:
         return _plan_cluster_launch(profile, model, extra, engine_python, host, port, environment or {})
     python = preflight.interpreter(engine_python)
@@ -98,6 +110,17 @@ def plan_launch(
         host=host,
         port=chosen,
     )
+
+
+def _check_addresses(profile: TargetProfile, extra: Sequence[str]) -> None:
+    """Raises TargetError for an address among the engine's own flags: the serve would never be found."""
+    given = {word.partition("=")[0].lstrip("-").replace("_", "-") for word in extra if word.startswith("--")}
+    for name in _ASKED_AT:
+        if name in given or name in profile.all_flags():
+            raise TargetError(
+                f"--{name} is not for the engine's own flags, ds4bench has to know the address: give the port with "
+                "ds4bench's own --port (`ds4bench serve` has --host too)"
+            )
 
 
 def _plan_cluster_launch(
@@ -148,6 +171,8 @@ class EngineTarget:
         self._deadline_s = ready_deadline_s or launch.profile.ready_deadline_s
         self._report: Report = lambda _: None
         self._nodes: dict[str, NodeFacts] = {}
+        self._key = launch.key
+        self._headers = {"Authorization": f"Bearer {self._key.value}"} if self._key else {}
         self._process = _process_of(launch, log_path, grace_s or launch.profile.grace_s)
 
     @property
@@ -164,13 +189,13 @@ class EngineTarget:
         return self._process.death_note()
 
     async def start(self, report: Report) -> Endpoint:
-        """Show the command, launch it, wait for a token. Raises TargetError with the log's last lines when none comes."""
+        """Launch, wait for a token. Raises TargetError with the log's last lines when none comes."""
         self._report = report
         if self._on_log is None:
             self._on_log = lambda line: report(f"  {line}")
         launch = self.launch
         version = await self._before_launch()
-        report(f"launching: {launch.shell_text()}")
+        report(f"launching {launch.profile.name}; its log: {self._process.log_path}")
         started = time.monotonic()
         self._follower = asyncio.create_task(self._follow())
         try:
@@ -191,6 +216,7 @@ class EngineTarget:
             model=found.model,
             dialect=found.dialect,
             fingerprint=launched_fingerprint(found.fingerprint, launch, version, self._nodes),
+            headers=self._headers,
             max_model_len=found.max_model_len,
         )
 
@@ -202,6 +228,8 @@ class EngineTarget:
         survived = await self._process.stop()
         if following:
             self._hand_on()  # its last words
+        for _, path, _ in self._process.logs():
+            hide_secrets(path)
         for line in survived:
             self._report(line)
 
@@ -228,13 +256,9 @@ class EngineTarget:
 
     async def _answering(self) -> Identity:
         """The serve's identity once a completion has given a token. ``/health`` can be fine while the engine is not."""
-        control = ControlClient(self.launch.base_url, timeout_s=self._deadline_s)
+        control = ControlClient(self.launch.base_url, self._headers, timeout_s=self._deadline_s)
         try:
-            while True:
-                self._process.check_running()
-                with contextlib.suppress(TargetError):
-                    if await control.get_json("/v1/models") is not None:
-                        break
+            while not await self._is_up(control):  # noqa: ASYNC110 - a serve that loads has no event
                 await asyncio.sleep(_POLL_S)
             self._report("the port is open; waiting for a token")
             found = await identify(control, hardware=self._hardware)
@@ -245,6 +269,19 @@ class EngineTarget:
             raise
         finally:
             await control.close()
+
+    async def _is_up(self, control: ControlClient) -> bool:
+        """Whether it lists its models. Raises TargetError when it has ended, or wants another key than ours."""
+        self._process.check_running()
+        try:
+            status = await control.status("/v1/models")
+        except TargetError:
+            return False
+        if status in (401, 403):
+            key = self._key
+            why = f"it refuses the key from {key.source}" if key else f"it wants a key: export {env.API_KEY}=..."
+            raise TargetError(f"the {self.name} serve at {control.base_url} answers HTTP {status}: {why}")
+        return 200 <= status < 300
 
     async def _follow(self) -> None:
         while True:
@@ -263,7 +300,10 @@ def _process_of(launch: Launch, log_path: Path, grace_s: float) -> ServeProcess 
     if launch.cluster is not None:
         return ServeCluster(launch.cluster, log_path, engine=launch.profile.engine, grace_s=grace_s)
     name = f"the {launch.profile.engine} serve"
-    return ServeProcess(launch.command, log_path, name=name, environment=launch.environment, grace_s=grace_s)
+    return ServeProcess(
+        launch.command, log_path, name=name, environment=launch.environment, grace_s=grace_s, shown=launch.shell_text(),
+        memory_advice=dialect_of(launch.profile.engine).memory_advice,
+    )  # fmt: skip
 
 
 def launched_fingerprint(
@@ -282,14 +322,19 @@ def launched_fingerprint(
         prefix_caching=_prefix_caching(profile.engine, flags) if told.prefix_caching is None else told.prefix_caching,
         speculative=_speculative(flags) or told.speculative if _of_unknown_method(told) else told.speculative,
         weights="random" if flags.get("load-format") == "dummy" else told.weights,
-        flags={**told.flags, **flags, "profile": profile.name, "environment": environment},
+        flags={
+            **told.flags,
+            **flags,
+            "profile": profile.name,
+            "environment": keys.masked_environment(environment),
+        },
     )
 
 
 def _given_flags(command: Sequence[str]) -> dict[str, Any]:
-    """Flag -> value of a command line, without addresses and ports, which do not change a measurement."""
+    """Flag -> value of a command line, keys hidden, without addresses and ports, which do not change a measurement."""
     flags: dict[str, Any] = {}
-    words = list(command)
+    words = keys.masked(command)
     for place, word in enumerate(words):
         if not word.startswith("--"):
             continue

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ds4bench import env
 from ds4bench.errors import TargetError
 from ds4bench.targets import process_group
 from ds4bench.targets.gpu import gpu_processes
@@ -40,6 +41,8 @@ class ServeProcess:
 
     ``name`` stands in messages ("the embedded engine"). ``grace_s`` is the time from SIGTERM to SIGKILL. ``guarded``: a
     second process ends the serve if this one is killed; not needed by a serve that watches its parent itself.
+    ``shown`` is the command as a person may see it, the first line of the log. ``memory_advice``: what helps this serve when
+    GPU memory runs out.
     ``lifeline`` is written to the process's standard input, which then stays open: closing it is the first request to stop.
     """
 
@@ -53,6 +56,8 @@ class ServeProcess:
         grace_s: float = 10.0,
         guarded: bool = True,
         lifeline: bytes | None = None,
+        shown: str | None = None,
+        memory_advice: str | None = None,
     ) -> None:
         self.command = tuple(command)
         self.log_path = log_path
@@ -61,6 +66,8 @@ class ServeProcess:
         self._grace_s = grace_s
         self._guarded = guarded
         self._lifeline = lifeline
+        self._shown = shown
+        self._memory_advice = memory_advice
         self._mark = secrets.token_hex(8)
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -83,6 +90,9 @@ class ServeProcess:
         # The last words before a death must reach the log: unbuffered.
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **self._environment, process_group.MARK: self._mark}
         with self.log_path.open("ab") as log:
+            if self._shown is not None:
+                log.write(f"$ {self._shown}\n".encode())
+                log.flush()
             self.log_start = log.tell()
             try:
                 self._process = subprocess.Popen(
@@ -132,7 +142,7 @@ class ServeProcess:
 
     def last_words(self) -> str:
         """The known cause if the log names one, and its last lines."""
-        cause = likely_cause(self.log_path, self.log_start)
+        cause = likely_cause(self.log_path, self.log_start, self._memory_advice)
         lines = last_lines(self.log_path, _LAST_LINES, self.log_start)
         words = "its last words: " + " | ".join(lines) if lines else "it logged nothing"
         return f"{cause}; {words}" if cause else words
@@ -155,12 +165,12 @@ class ServeProcess:
         self._ours_on_gpu |= set(gpu_processes()) & {process.pid, *process_group.members(process.pid, self._mark)}
         if self._cut_lifeline():
             await self._ended(self._grace_s)
-        process_group.signal_all(process.pid, self._mark, signal.SIGTERM)
+        self._signal_all(process, signal.SIGTERM)
         await self._gone(self._grace_s)
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL what is left, and reap. Also runs at exit, when there is no event loop."""
+        """SIGKILL what is left, and reap what ends. Also runs at exit, when there is no event loop."""
         atexit.unregister(self.kill)
         process = self._process
         if process is None:
@@ -168,10 +178,14 @@ class ServeProcess:
         if process.poll() is None:
             self._stopped_by_us = True
         self._cut_lifeline()
-        process_group.signal_all(process.pid, self._mark, signal.SIGKILL)
-        process.wait()
+        self._signal_all(process, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(process_group.REAP_S)
         _RUNNING.discard((process.pid, self._mark))
         self._release_guard()
+
+    def _signal_all(self, process: subprocess.Popen[bytes], number: int) -> None:
+        process_group.signal_all(process.pid, self._mark, number, unreaped=process.poll() is None)
 
     async def _ended(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
@@ -223,7 +237,7 @@ class ServeProcess:
             left = self._members()
         on_gpu = gpu_processes()
         lines = [
-            f"process {pid} survived SIGKILL ({command}){_holding(on_gpu, pid)}; end it by hand"
+            f"process {pid} survived SIGKILL ({env.without_secrets(command)}){_holding(on_gpu, pid)}; end it by hand"
             for pid, command in left.items()
         ]
         new = set(on_gpu) - set(self._on_gpu_before) - set(left)

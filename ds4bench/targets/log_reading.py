@@ -1,4 +1,7 @@
-"""What an engine's log says: new lines while it starts, the last ones after a death, and causes that have a known remedy."""
+"""What an engine's log says: new lines while it starts, the last ones after a death, and causes that have a known remedy.
+
+An engine may log its own key: what is read here has none, and once the engine has ended neither has the log.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import contextlib
 import re
 from pathlib import Path
 
+from ds4bench import env
+
 _TAIL_BYTES = 256 * 1024
 """An engine's log may be long; its end is read."""
 
 _CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"out of memory|OutOfMemoryError|No available memory for the cache blocks", re.IGNORECASE),
-        "out of GPU memory: use a smaller --max-model-len or --max-num-seqs, or free the GPU",
+        "out of GPU memory: {memory}free the GPU",
     ),
     (
         re.compile(
@@ -43,8 +48,9 @@ def last_lines(path: Path, count: int, start: int = 0) -> list[str]:
     return [line for line in lines if line][-count:]
 
 
-def likely_cause(path: Path, start: int = 0) -> str | None:
+def likely_cause(path: Path, start: int = 0, memory_advice: str | None = None) -> str | None:
     """A known cause that the log names, with what to do about it; else its first exception; None if there is none.
+    ``memory_advice``: what helps this engine when GPU memory runs out.
 
     The first one: what comes after it are the processes that lost the one that failed.
     """
@@ -52,9 +58,21 @@ def likely_cause(path: Path, start: int = 0) -> str | None:
     for pattern, advice in _CAUSES:
         found = pattern.search(text)
         if found is not None:
-            return advice.format(**found.groupdict())
+            return advice.format(**found.groupdict(), memory=f"{memory_advice}, or " if memory_advice else "")
     error = _ERROR.search(text)
     return error.group(1).strip() if error else None
+
+
+def hide_secrets(path: Path) -> None:
+    """Overwrite keys in a log that nobody writes to any more; no byte moves."""
+    with contextlib.suppress(OSError), path.open("r+b") as log:
+        data = log.read()
+        for secret in (value.encode() for value in env.secrets()):
+            at = data.find(secret)
+            while at >= 0:
+                log.seek(at)
+                log.write(b"*" * len(secret))
+                at = data.find(secret, at + len(secret))
 
 
 class LogFollower:
@@ -75,12 +93,12 @@ class LogFollower:
             return []
         self._offset += len(data)
         *lines, self._partial = (self._partial + data).split(b"\n")
-        return [line.decode(errors="replace").rstrip() for line in lines]
+        return [env.without_secrets(line.decode(errors="replace").rstrip()) for line in lines]
 
 
 def _tail(path: Path, start: int) -> str:
     with contextlib.suppress(OSError), path.open("rb") as log:
         log.seek(0, 2)
         log.seek(max(start, log.tell() - _TAIL_BYTES))
-        return log.read().decode(errors="replace")
+        return env.without_secrets(log.read().decode(errors="replace"))
     return ""

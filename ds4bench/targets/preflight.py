@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -74,9 +75,16 @@ def free_port() -> int:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises TargetError when somebody listens there already: its answers must not be taken for the new serve's."""
+    """Raises TargetError when nobody can listen there, or somebody does: its answers must not be taken for the new
+    serve's."""
     try:
-        with socket.create_server((host, port)):
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, port), family=family):
             return
     except OSError as error:
-        raise TargetError(f"port {port} is in use on {host} ({error.strerror}); give another one with --port") from None
+        if error.errno == errno.EADDRINUSE:
+            raise TargetError(f"port {port} is in use on {host}; give another one with --port") from None
+        if error.errno == errno.EACCES:
+            raise TargetError(f"port {port} is not for this user; give one above 1023 with --port") from None
+        why = f"--host {host} is no address of this machine to listen on ({error.strerror})"
+        raise TargetError(f"{why}; give one that `ip addr` lists") from None

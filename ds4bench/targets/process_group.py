@@ -23,6 +23,8 @@ MARK = "DS4BENCH_SERVE"
 NODE_MARK = "DS4BENCH_NODE"
 """The same for what a watcher started, which may run beside processes of the launch on one machine."""
 
+REAP_S = 5.0
+"""How long a killed process is waited for: one that hangs in the kernel (a driver, a dead disk) may never end."""
 _POLL_S = 0.05
 _PROC = Path("/proc")
 _STATE, _PARENT, _PGRP, _SESSION, _THREADS = 0, 1, 2, 3, 17
@@ -51,11 +53,17 @@ def started(pid: int, group: int, mark: str) -> bool:
     return False
 
 
-def signal_all(group: int, mark: str, number: int) -> None:
-    """Send a signal to the group and to every process of the launch that has left it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-    for pid in members(group, mark):
+def signal_all(group: int, mark: str, number: int, *, unreaped: bool) -> None:
+    """Send a signal to the group and to every process of the launch that has left it.
+
+    ``unreaped``: the group's first process is a child that its parent, the caller, has not reaped. Without that and without
+    members the group's number may be somebody else's by now, and nothing is sent.
+    """
+    found = members(group, mark)
+    if unreaped or found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+    for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getpgid(pid) != group:
                 os.kill(pid, number)
@@ -63,10 +71,10 @@ def signal_all(group: int, mark: str, number: int) -> None:
 
 def end(group: int, mark: str, grace_s: float) -> dict[int, str]:
     """SIGTERM, then SIGKILL after ``grace_s``. Returns what still lives a moment later, usually nothing."""
-    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, REAP_S)):
         if not members(group, mark):
             break
-        signal_all(group, mark, number)
+        signal_all(group, mark, number, unreaped=False)
         deadline = time.monotonic() + patience_s
         while members(group, mark) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -132,17 +140,21 @@ def _watch(mark: str, grace_s: float, command: Sequence[str]) -> int:
         return 127
     while child.poll() is None and not told_to_stop and not _closed(sys.stdin.fileno()):
         pass
-    _end_child(child, mark, grace_s)
-    if child.returncode < 0 and not told_to_stop:
-        _say(f"the process was ended by {signal.Signals(-child.returncode).name}")
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+    code = _end_child(child, mark, grace_s)
+    if code < 0 and not told_to_stop:
+        _say(f"the process was ended by {signal.Signals(-code).name}")
+    return code if code >= 0 else 128 - code
 
 
-def _end_child(child: subprocess.Popen[bytes], mark: str, grace_s: float) -> None:
-    """End the child and all that it left behind, and name what survives."""
+def _end_child(child: subprocess.Popen[bytes], mark: str, grace_s: float) -> int:
+    """End the child and all that it left behind, and name what survives. Returns the child's exit code, that of SIGKILL for
+    one that the kernel does not let go."""
     for pid, what in end(child.pid, mark, grace_s).items():
         _say(f"process {pid} survived SIGKILL ({what}); end it by hand")
-    child.wait()
+    try:
+        return child.wait(REAP_S)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL
 
 
 def _closed(descriptor: int) -> bool:

@@ -39,7 +39,7 @@ class TargetProfile(SpecModel):
     """One profile. ``validity_flags`` are what the checks need to see: they are always given and cannot be switched off.
 
     ``command`` holds ``{python}``, ``{model}``, ``{host}`` and ``{port}``. ``module`` must be importable by that python.
-    ``cluster``: the serve runs on several machines.
+    ``cluster``: the serve runs on several machines. ``choose``: when to take this one of several alike.
     """
 
     name: str
@@ -48,6 +48,7 @@ class TargetProfile(SpecModel):
     kind: Literal["embedded", "attach", "launch", "hosted"]
     extends: str | None = None
     source: str | None = None
+    choose: str | None = None
     notes: Annotated[list[str], Field(default_factory=list)]
     module: str | None = None
     command: Annotated[list[str], Field(default_factory=list)]
@@ -84,6 +85,8 @@ def load_profile(target: str, serve: str | None = None) -> TargetProfile:
     path = Path(serve) if _is_path(serve) else _FOLDER / f"{target}-{serve}.yaml"
     if not path.is_file():
         names = serve_profiles(target)
+        if kinds := [name for name in names if name.startswith(f"{serve}-")]:
+            raise TargetError(_which_of(target, serve, kinds))
         hint = did_you_mean(serve, names) if not _is_path(serve) else ""
         known = ", ".join(names) or "none"
         raise TargetError(
@@ -93,6 +96,14 @@ def load_profile(target: str, serve: str | None = None) -> TargetProfile:
     if profile.engine != load_profile(target).engine:
         raise TargetError(f"{path}: this profile is for {profile.engine}, not for --target {target}")
     return profile
+
+
+def _which_of(target: str, serve: str, kinds: list[str]) -> str:
+    choices = []
+    for name in kinds:
+        profile = load_profile(target, name)
+        choices.append(f"{name} ({profile.choose or profile.title})")
+    return f"there are {len(kinds)} serve profiles {serve}-*: {' or '.join(choices)}"
 
 
 def command_line(flags: Mapping[str, Any]) -> list[str]:

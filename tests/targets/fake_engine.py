@@ -1,6 +1,7 @@
 """Stands for an engine's process where only its life and death matter: loads, fails, dies, leaves children behind.
 
 ``python fake_engine.py BEHAVIOUR --port PORT [flags]``. The behaviour comes where an engine takes its model.
+``wants-key`` asks for the key of ``--api-key`` or VLLM_API_KEY, as vLLM does, or for one from nowhere, and logs it.
 With ``--headless`` it is a worker on another machine: it only lives, until the file that END_FILE names is there.
 TELLS is what the plugin of each process writes as its kernel report; a worker has no folder below HEADS_OWN.
 """
@@ -18,6 +19,10 @@ from pathlib import Path
 BEHAVIOUR = sys.argv[1]
 PORT = int(sys.argv[sys.argv.index("--port") + 1])
 SLEEPER = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(300)"
+
+KEY = os.environ.get("VLLM_API_KEY", "of-a-config-file")
+if "--api-key" in sys.argv:
+    KEY = sys.argv[sys.argv.index("--api-key") + 1]
 
 print(f"INFO loading {BEHAVIOUR}", flush=True)
 if "TELLS" in os.environ and "DS4_KERNELS_REPORT" in os.environ:
@@ -37,6 +42,8 @@ if "--headless" in sys.argv:
     os._exit(7)
 while "--node-rank" in sys.argv and not Path(os.environ["END_FILE"]).with_name("joined").exists():
     time.sleep(0.02)  # as an engine's head waits for its workers
+if BEHAVIOUR == "wants-key":
+    print(f"INFO non-default args: api_key {KEY}", flush=True)
 if BEHAVIOUR == "unknown-model":
     print("ERROR x is not a local folder and is not a valid model identifier listed on the hub", flush=True)
     sys.exit(1)
@@ -74,7 +81,16 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_args):
         pass
 
+    def _refused(self):
+        if BEHAVIOUR != "wants-key" or self.headers["Authorization"] == f"Bearer {KEY}":
+            return False
+        self._head(401, "application/json", 2)
+        self.wfile.write(b"{}")
+        return True
+
     def do_GET(self):
+        if self.path.startswith("/v1") and self._refused():
+            return
         pages = {
             "/v1/models": {"data": [{"id": "fake", "owned_by": "vllm", "max_model_len": 4096}]},
             "/version": {"version": "9.9"},
@@ -86,6 +102,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.startswith("/v1") and self._refused():
+            return
         if self.path == "/tokenize":
             self._json({"count": len(body["messages"][0]["content"].split())})
         elif body.get("stream"):

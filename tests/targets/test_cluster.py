@@ -78,7 +78,10 @@ async def test_two_nodes_serve_as_one_and_stop_as_one(profile: Path, tmp_path: P
     assert set(processes(tmp_path).values()) == {"NODE_OF_TEST=127.0.0.1", "NODE_OF_TEST=127.0.0.2"}
     assert any("[head] INFO loading healthy" in line for line in lines)
     assert any("[worker] INFO loading healthy" in line for line in lines)
-    assert any("worker on node worker (127.0.0.2)" in line and "--headless" in line for line in lines)
+    commands = {log.name: log.read_text().splitlines()[0] for log in (profile.parent / "logs").iterdir()}
+    assert "--headless" in commands["serve-worker-worker.log"]
+    assert "--node-rank 0" in commands["serve.log"]
+    assert all(command.startswith("$ ") for command in commands.values())
     assert endpoint.fingerprint.flags["nnodes"] == "2"
     assert endpoint.fingerprint.flags["nodes"] == {"head": [], "worker": []}
     assert "master-addr" not in endpoint.fingerprint.flags

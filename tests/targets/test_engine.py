@@ -38,9 +38,9 @@ def profile(tmp_path: Path) -> Path:
 
 
 def target(
-    profile: Path, behaviour: str, *, deadline_s: float = 20.0, env: dict[str, str] | None = None
+    profile: Path, behaviour: str, *extra: str, deadline_s: float = 20.0, env: dict[str, str] | None = None
 ) -> EngineTarget:
-    launch = plan_launch(load_profile("vllm", str(profile)), behaviour, environment=env)
+    launch = plan_launch(load_profile("vllm", str(profile)), behaviour, extra, environment=env)
     return EngineTarget(launch, profile.parent / "serve.log", ready_deadline_s=deadline_s)
 
 
@@ -51,7 +51,9 @@ async def test_a_launched_engine_answers_with_its_flags_in_the_fingerprint_and_s
     assert (endpoint.model, endpoint.dialect.engine, endpoint.max_model_len) == ("fake", "vllm", 4096)
     assert endpoint.fingerprint.flags["enable-prompt-tokens-details"] is True
     assert endpoint.fingerprint.prefix_caching is True
-    assert any("launching: " in line and "fake_engine.py healthy" in line for line in lines)
+    log = (profile.parent / "serve.log").read_text().splitlines()
+    assert log[0] == f"$ {engine.launch.shell_text()}"
+    assert not any("fake_engine.py" in line for line in lines)  # what the engine says, and that alone
     assert engine.alive()
     pid = engine.pid
     await engine.stop()
@@ -237,3 +239,19 @@ def test_the_flags_name_the_method_of_speculation_that_the_serve_does_not(
     launch = Launch(load_profile("vllm"), "m", "python", ("vllm", *words), {}, "127.0.0.1", 1)
     found = launched_fingerprint(Fingerprint(engine="vllm", model="m", speculative=told), launch, None)
     assert found.speculative == speculative
+
+
+def test_a_serve_that_failed_keeps_its_log_and_one_that_was_stopped_leaves_nothing(
+    profile: Path, tmp_path: Path
+) -> None:
+    options = ["--profile", str(profile), "--port", str(free_port())]
+    _, err = ds4bench(tmp_path, "serve", "vllm", "odd-failure", *options).communicate(timeout=60)
+    (log,) = (tmp_path / ".ds4bench" / "serves").glob("*/serve.log")
+    assert f"whole log: {log}" in err
+    assert "No common block size" in log.read_text()
+    process = ds4bench(tmp_path, "serve", "vllm", "healthy", *options)
+    assert process.stderr is not None
+    assert any("ready:" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert list((tmp_path / ".ds4bench" / "serves").glob("*")) == [log.parent]

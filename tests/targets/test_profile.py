@@ -88,3 +88,12 @@ def test_a_mistake_in_a_profile_names_file_and_field(tmp_path: Path, text: str, 
     mine.write_text(text)
     with pytest.raises(TargetError, match=words):
         load_profile("vllm", str(mine))
+
+
+def test_a_name_that_stands_for_two_profiles_says_which_and_when() -> None:
+    with pytest.raises(TargetError) as refused:
+        load_profile("vllm", "gb10-2node")
+    text = str(refused.value)
+    assert "there are 2 serve profiles gb10-2node-*: gb10-2node-mp (vLLM's own processes" in text
+    assert "or gb10-2node-ray (a Ray cluster" in text
+    assert "\n" not in text
