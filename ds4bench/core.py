@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from ds4bench.gpu_state import GpuState
+
 METRIC_SCHEMA = 1
 """Version of the metric definitions (client/timeline.py). Runs of different versions are never compared."""
 
@@ -163,25 +165,6 @@ class ScriptRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str
     requests: int
     answer: Answer | None = None
-
-
-class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One GPU at one instant, by NVML; None is what it does not tell.
-
-    ``slowdowns`` are the reasons by which the hardware or the driver's thermal control keeps the clock down just then;
-    ``power_capped`` is the power limit's doing and normal at full load. ``foreign`` are the compute processes that are not
-    of the serve, process id -> name; None where it cannot be told that the serve is on this GPU.
-    """
-
-    gpu: int  # NVML's number
-    memory_mib: int | None = None  # in use, by everybody
-    power_w: float | None = None
-    utilisation_percent: int | None = None  # of the last second or less, in which any kernel ran
-    sm_clock_mhz: int | None = None
-    temperature_c: int | None = None
-    slowdowns: list[str] | None = None
-    power_capped: bool = False
-    foreign: dict[int, str] | None = None
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,6 @@ from ds4bench.core import (
     BatchResult,
     BatchRow,
     Cell,
-    GpuState,
     Phase,
     PlannedRequest,
     RequestResult,
@@ -34,6 +33,7 @@ from ds4bench.core import (
     ScriptRow,
 )
 from ds4bench.errors import TargetDiedError, TargetError
+from ds4bench.gpu_state import GpuState
 from ds4bench.targets.pacing import paced
 from ds4bench.targets.ready import first_token
 from ds4bench.workloads.base import Batch, Script

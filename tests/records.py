@@ -10,12 +10,12 @@ from ds4bench.core import (
     Baseline,
     BatchRow,
     ClientHealth,
-    GpuState,
     RequestResult,
     RequestRow,
     RunData,
     RunManifest,
 )
+from ds4bench.gpu_state import GpuState
 from ds4bench.spec.load import EffectiveGate
 
 HEALTH = ClientHealth(

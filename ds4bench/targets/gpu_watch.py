@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ds4bench.core import GpuState
+from ds4bench.gpu_state import GpuState
 from ds4bench.targets.gpu import compute_processes, opened_nvml
 
 _POWER_CAP = 0x04

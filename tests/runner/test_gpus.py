@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ds4bench.core import CheckResult, GpuState, Verdict
+from ds4bench.core import CheckResult, Verdict
+from ds4bench.gpu_state import GpuState
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import TargetOptions, judged, measure, prepare, started
 from ds4bench.spec.load import load_gate

@@ -12,9 +12,10 @@ import pytest
 
 from ds4bench import gate_runner
 from ds4bench.client.control import ControlClient
-from ds4bench.core import Answer, Cell, GpuState, Phase, PlannedRequest, RequestResult, RunData, Verdict
+from ds4bench.core import Answer, Cell, Phase, PlannedRequest, RequestResult, RunData, Verdict
 from ds4bench.errors import TargetDiedError
 from ds4bench.gate_runner import GateRunner
+from ds4bench.gpu_state import GpuState
 from ds4bench.report.progress import SilentProgress
 from ds4bench.spec.load import EffectiveGate, load_gate
 from ds4bench.spec.workloads import WORKLOADS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from ds4bench.core import GpuState
+from ds4bench.gpu_state import GpuState
 from ds4bench.targets import launched, process_group
 from ds4bench.targets.gpu_watch import GpuWatch
 from ds4bench.targets.launched import ServeProcess, launched_here

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from ds4bench.core import CheckResult, GpuState
+from ds4bench.core import CheckResult
+from ds4bench.gpu_state import GpuState
 from ds4bench.verdicts.checks.results import failed, names, not_applicable, ok, unverified
 from ds4bench.verdicts.evidence import Batch, Evidence
 
