@@ -120,8 +120,8 @@ TRUST ?= --quick --until-caught
 trust-faults: $(STAMP)
 	$(BIN)/python -m ds4bench.trust lanes matrix $(TRUST)
 
-# Real promotions and commit checks of known builds: 20 A/A promotions of the smoke suite (12 minutes each with their
-# baselines), 10 commit checks of an unchanged and 10 of a 20 % slower commit (9 minutes each). 7 hours on 2 cores, half an hour on 64.
+# Real promotions and commit checks of known builds: 20 A/A promotions of the smoke suite (each against the one before it), 10
+# commit checks of an unchanged and 10 of a 20 % slower commit. 4 hours on 2 cores (estimated).
 trust-runs: $(STAMP)
 	$(BIN)/python -m ds4bench.trust lanes aa-runs --count 20
 	$(BIN)/python -m ds4bench.trust lanes ci-runs --count 10
@@ -131,7 +131,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml kernels/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("ds4bench needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)  # one that another interpreter made would be broken by this one
 	$(PIP) "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) -e ./kernels -e ".[$(EXTRAS)]"
 	touch $@

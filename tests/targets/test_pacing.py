@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ds4bench.client.control import Posted
 from ds4bench.core import RequestResult
 from ds4bench.errors import TargetDiedError, TargetError
-from ds4bench.targets.pacing import MOST_REFUSALS, Account, Limits, Pacing, paced
+from ds4bench.targets.pacing import MOST_REFUSALS, Account, Limits, Pacing, most_prompt_tokens, paced
 from ds4bench.targets.pricing import ModelPrice, Priced, price_of
 
 PRICE = Priced(ModelPrice(cache_hit=1.0, cache_miss=10.0, output=100.0), "EUR", "2026-11-21")
@@ -50,11 +50,14 @@ def test_requests_in_flight_are_counted_before_they_end() -> None:
         pacing.admit(BODY)
 
 
-def test_serves_of_one_command_share_a_budget() -> None:
+async def test_serves_of_one_command_share_a_budget() -> None:
+    async def count() -> Posted:
+        return Posted(200, {"count": 3})
+
     account = Account()
     first, second = (Pacing(Limits(max_requests=3), PRICE, lambda _: None, account) for _ in range(2))
     first.settle(first.admit(BODY), answered())
-    first.count_call(BODY)
+    await first.call(BODY, count)
     second.admit(BODY)
     with pytest.raises(TargetDiedError, match=r"--max-requests 3 is reached \(3 requests sent"):
         second.admit(BODY)
@@ -70,7 +73,7 @@ async def test_a_request_and_the_most_it_can_cost_are_told_before_it_is_sent() -
         return answered()
 
     pacing = Pacing(Limits(), PRICE, lambda _: None, account)
-    most = PRICE.price.cost(len(str(BODY["messages"])) // 2 + 64, 100)
+    most = PRICE.price.cost(most_prompt_tokens(BODY), 100)
     await paced(pacing, BODY, send, lambda _: None)
     assert told[1:] == [(1, pytest.approx(PRICE.price.of(answered())))]
 

@@ -174,7 +174,7 @@ def test_noise_is_calibrated_by_tpot_in_all_sessions_where_one_had_no_running_us
 def test_timings_for_simulations_are_by_tpot_where_a_run_had_no_running_usage() -> None:
     effective_gate = gate()
     runs = [run(effective_gate, steady(spread=0.0), tpot_decode_ms=value) for value in (24.0, None)]
-    kept = timings.of_runs(runs)
+    (kept,) = timings.of_runs(runs)
     assert kept.metric == "tpot_ms"
     assert {round(value, 6) for row in kept.values for value in row} == {20.0}
 

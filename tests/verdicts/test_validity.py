@@ -274,6 +274,12 @@ def test_a_lag_that_a_limit_on_times_cannot_bear_starves_the_client(
     assert part in result.detail
 
 
+def test_a_limit_that_is_broken_by_far_is_not_excused_by_a_small_lag(world: Any) -> None:
+    """The client cannot have made a first token that comes a thousand times too late: it is the rule that must FAIL."""
+    broken = "rules.ttft={name: ttft, kind: limit, measure: ttft_max_s, at_most: 0.0001}"
+    assert check(world, "client_not_starved", broken, health={"heartbeat_lag_max_ms": 5.0}).status is OK
+
+
 def test_a_lag_that_a_wide_limit_bears_is_said_to_be_judged_by_it(world: Any) -> None:
     stall = "rules.ttft={name: ttft, kind: limit, measure: itl_max_ms, at_most: 2500}"
     result = check(
