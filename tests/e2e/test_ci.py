@@ -49,6 +49,8 @@ def ci(folder: Path, base: str) -> tuple[int, dict[str, Any], str]:
 
 def test_ci_blames_the_commit_that_made_prefill_slower(repository: Path) -> None:
     code, document, err = ci(repository, "HEAD~1")
+    if document["verdict"] == "INCONCLUSIVE":  # three blocks on a machine that stumbled: once more, and never a PASS
+        code, document, err = ci(repository, "HEAD~1")
     assert (code, document["verdict"]) == (1, "FAIL"), (document, err)
     assert document["base"] == git(repository, "rev-parse", "--short", "HEAD~1")
     estimate = document["gates"][0]["rules"][0]["estimate"]

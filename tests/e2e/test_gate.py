@@ -60,7 +60,12 @@ def test_no_secret_of_the_environment_reaches_an_artifact(baselined: Path) -> No
 
 
 def test_a_slowed_serve_fails(baselined: Path) -> None:
-    code, document, _ = gate(baselined, "--baseline", "here", "--serve-arg=--prefill-delay-share=2.0")
+    slowed = ["--baseline", "here", "--serve-arg=--prefill-delay-share=2.0"]
+    code, document, _ = gate(baselined, *slowed)
+    if (
+        document["verdict"]["verdict"] == "INCONCLUSIVE"
+    ):  # three repeats on a machine that stumbled: once more, never a PASS
+        code, document, _ = gate(baselined, *slowed)
     assert (code, document["verdict"]["verdict"]) == (1, "FAIL")
     assert "slower than here" in document["verdict"]["sentence"]
     assert document["fingerprint"]["faults"] == ["slow-prefill:200%"]

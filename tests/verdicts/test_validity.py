@@ -291,6 +291,17 @@ def test_a_lag_that_a_wide_limit_bears_is_said_to_be_judged_by_it(world: Any) ->
     assert "no rule judges them" not in result.detail
 
 
+def test_a_lag_against_first_tokens_is_said_but_fails_nothing_where_only_chunks_are_judged(world: Any) -> None:
+    tpot = "rules.ttft={name: ttft, kind: ratio, metric: tpot_decode_ms, margin: 0.1, session_cv: 0.01}"
+    wide = "validity.max_client_lag_share_gap=0.9"
+    late = {"lateness_max_ms": 60.0, "heartbeat_lag_p99_ms": 1.0}
+    result = check(world, "client_not_starved", tpot, wide, health=late)
+    assert result.status is OK
+    assert "times to first tokens of" in result.detail
+    assert "60.0 ms late start against 5 % of the TTFT" in result.detail
+    assert check(world, "client_not_starved", health=late).status is FAILED
+
+
 def test_few_chunk_gaps_are_not_compared_with_the_lag(world: Any) -> None:
     few = {"chunk_times_s": [1.0, 1.01, 1.02]}
     assert check(world, "client_not_starved", health={"heartbeat_lag_p99_ms": 6.0}, result=few).status is OK
@@ -317,6 +328,15 @@ def test_drift_does_not_matter_for_a_serve_elsewhere_or_without_a_baseline(world
     alone = check(world, "machine_steady", batch=slow, with_baseline=False)
     unprobed = check(world, "machine_steady", batch={"probe_ms": None})
     assert {away.status, alone.status, unprobed.status} == {NOT_APPLICABLE}
+
+
+def test_drift_does_not_matter_where_both_sides_were_measured_in_turns(world: Any) -> None:
+    gate = world.gate()
+    head = world.run(gate, batch={"probe_ms": 90.0})
+    baseline = world.baseline(world.run(gate), interleaved_with=head.manifest.run_id)
+    results = {result.name: result for result in run_checks(gather(gate, head, baseline))}
+    assert results["machine_steady"].status is NOT_APPLICABLE
+    assert "in turns" in results["machine_steady"].detail
 
 
 @pytest.mark.parametrize(("foreign", "status"), [(0.02, CheckStatus.OK), (0.5, CheckStatus.UNVERIFIED)])

@@ -40,26 +40,28 @@ def client_not_starved(evidence: Evidence) -> CheckResult:
     """The client itself was quick enough to be believed: its lag is small against what it measured and what is judged.
 
     Compared are the 99th percentile of the event loop's lag and the latest start of a request with the batch's median TTFT,
-    and the lag with the median gap between chunks where there are enough gaps. A lag that only the gaps cannot bear fails
-    the run where a rule compares times of chunks; elsewhere it is said. A ``limit`` on times is absolute: the lag is held
-    against the limit, the longest lag where the limit is on the longest time; not where typical times are beyond it.
+    and the lag with the median gap between chunks where there are enough gaps. A lag that one of them cannot bear fails the
+    run where a rule compares times from a request's start, or times of chunks; elsewhere it is said. A ``limit`` on times is
+    absolute: the lag is held against the limit, the longest lag where the limit is on the longest time; not where typical
+    times are beyond it.
     """
-    limits, compared = evidence.spec.validity, _compares_gaps(evidence.spec)
+    limits, judged = evidence.spec.validity, _judged(evidence.spec)
     bounds = [bound for rule in evidence.spec.rules if rule.kind == "limit" and (bound := _bound(rule))]
     lags = [(batch, lag) for batch in evidence.batches for lag in _client_lags(batch, limits, bounds)]
     starved = [(batch, lag) for batch, lag in lags if lag.share > 1]
-    fatal = [(batch, lag) for batch, lag in starved if compared or not lag.of_gaps]
+    fatal = [(batch, lag) for batch, lag in starved if lag.of in judged]
     if fatal:
         batch, lag = max(fatal, key=_share)
         sentence = f"the client was starved: {lag.detail} in {batch.cell.id}; free some CPU for it"
         return failed("client_not_starved", sentence, [batch for batch, _ in fatal])
-    worst = max((lag.share for _, lag in lags if compared or not lag.of_gaps), default=0.0)
+    worst = max((lag.share for _, lag in lags if lag.of in judged), default=0.0)
     sentence = f"client lag at most {percent(worst)} of what is allowed"
     if starved:
         batch, lag = max(starved, key=_share)
-        gaps = [bound.rule.measure for bound in bounds if bound.scale == "chunk gap"]
-        why = f"{', '.join(gaps)} is judged by a limit that bears it" if gaps else "no rule judges them"
-        sentence += f"; single chunk gaps of {batch.cell.id} are not to be trusted ({lag.detail}), {why}"
+        borne = [bound.rule.measure for bound in bounds if bound.scale == lag.of]
+        why = f"{', '.join(borne)} is judged by a limit that bears it" if borne else "no rule judges them"
+        times = "single chunk gaps" if lag.of == "chunk gap" else "times to first tokens"
+        sentence += f"; {times} of {batch.cell.id} are not to be trusted ({lag.detail}), {why}"
     return ok("client_not_starved", sentence)
 
 
@@ -74,24 +76,26 @@ class _Bound:
 
 @dataclass(frozen=True)
 class _Lag:
-    """A way in which the client was late: lag / allowed lag, in words, and whether it concerns single chunk gaps alone."""
+    """A way in which the client was late: lag / allowed lag, in words, and which times it spoils."""
 
     share: float
     detail: str
-    of_gaps: bool = False
+    of: Literal["TTFT", "chunk gap", "limit"]
 
 
 def _share(found: tuple[Batch, _Lag]) -> float:
     return found[1].share
 
 
-def _compares_gaps(spec: GateSpec) -> bool:
-    """Whether a rule compares what is made of the times of single chunks, not of the first or of the whole reply."""
-    return any(
-        (rule.kind in ("ratio", "geomean_ratio") and rule.metric in ("tpot_ms", "tpot_decode_ms"))
-        or (rule.kind == "scaling" and rule.measure == "decode_tok_s")
-        for rule in spec.rules
-    )
+def _judged(spec: GateSpec) -> set[str]:
+    """Which times rules judge: by a limit, from a request's start on (TTFT and whole replies), between single chunks."""
+    kinds = {"limit"}
+    for rule in spec.rules:
+        if rule.kind in ("ratio", "geomean_ratio"):
+            kinds.add("chunk gap" if rule.metric in ("tpot_ms", "tpot_decode_ms") else "TTFT")
+        elif rule.kind == "scaling":
+            kinds.add("chunk gap" if rule.measure == "decode_tok_s" else "TTFT")
+    return kinds
 
 
 def _bound(rule: LimitRule) -> _Bound | None:
@@ -118,7 +122,7 @@ def _client_lags(batch: Batch, limits: ValiditySpec, bounds: Sequence[_Bound]) -
         if scale_ms is not None:
             allowed = f"{percent(shares[name])} of the {name} of {scale_ms:.1f} ms"
             detail = f"{lag_ms:.1f} ms {what} against {allowed} allowed"
-            yield _Lag(lag_ms / scale_ms / shares[name], detail, of_gaps=name != "TTFT")
+            yield _Lag(lag_ms / scale_ms / shares[name], detail, "TTFT" if name == "TTFT" else "chunk gap")
     typical_ms = {"TTFT": ttft_ms or 0.0, "chunk gap": gap_ms or 0.0}
     for bound in bounds:
         if typical_ms[bound.scale] > bound.ms:
@@ -127,7 +131,9 @@ def _client_lags(batch: Batch, limits: ValiditySpec, bounds: Sequence[_Bound]) -
         lag_ms = health.heartbeat_lag_max_ms if longest else health.heartbeat_lag_p99_ms
         what = "longest event-loop lag" if longest else "event-loop lag"
         allowed = f"{percent(shares[bound.scale])} of the limit of {bound.ms:,.0f} ms on {bound.rule.measure}"
-        yield _Lag(lag_ms / bound.ms / shares[bound.scale], f"{lag_ms:.1f} ms {what} against {allowed} allowed")
+        yield _Lag(
+            lag_ms / bound.ms / shares[bound.scale], f"{lag_ms:.1f} ms {what} against {allowed} allowed", "limit"
+        )
 
 
 def _ttft_ms(batch: Batch) -> float | None:

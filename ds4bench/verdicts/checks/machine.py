@@ -14,12 +14,15 @@ def machine_steady(evidence: Evidence) -> CheckResult:
     """This machine is as fast as when the baseline was measured, by a fixed CPU probe.
 
     A drift makes no run INVALID, but it forbids the comparison: a slower machine would look like a slower
-    build, and a faster one would hide one. Only a serve on this machine is concerned.
+    build, and a faster one would hide one. Only a serve on this machine is concerned, and only where one side was measured
+    after the other: in turns (``ds4bench ci``) a drift meets both, and what is left of it is in the spread of the blocks.
     """
     name, baseline = "machine_steady", evidence.baseline
     fingerprint = evidence.run.manifest.fingerprint
     if fingerprint is None or not fingerprint.local:
         return not_applicable(name, "the serve does not run on this machine")
+    if baseline is not None and baseline.interleaved_with == evidence.run.manifest.run_id:
+        return not_applicable(name, "both sides were measured in turns")
     probes = [batch.row.probe_ms for batch in evidence.batches if batch.row.probe_ms]
     if baseline is None or not baseline.probe_ms or not probes:
         return not_applicable(name, "no CPU probe of a comparable baseline")
