@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ds4bench.core import Baseline, BatchRow, Fingerprint, RequestResult, RequestRow, RunData
+from ds4bench.core import Baseline, BatchRow, CheckResult, Fingerprint, RequestResult, RequestRow, RunData
 from ds4bench.spec.load import EffectiveGate, load_gate
+from ds4bench.verdicts.checks import run_checks
+from ds4bench.verdicts.evidence import gather
 from tests.records import GPU, HEALTH, baseline_of, batch_row, request_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -44,6 +46,13 @@ class World:
         """The gate file's profile with a ``STATED`` rule; ``repeats`` None: its repeats and rule as shipped."""
         count = () if repeats is None else (f"repeats.count={repeats}", *STATED)
         return load_gate("long-context", profile=profile, overrides=(*count, *overrides), directory=GATES)
+
+    def check(self, name: str, *overrides: str, with_baseline: bool = True, **changes: Any) -> CheckResult:
+        """What one check says of a run that is healthy but for ``changes``."""
+        gate = self.gate(*overrides)
+        baseline = self.baseline(self.run(gate)) if with_baseline else None
+        results = run_checks(gather(gate, self.run(gate, **changes), baseline))
+        return next(result for result in results if result.name == name)
 
     def run(
         self,

@@ -7,21 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from ds4bench.core import Answer, CheckResult, CheckStatus, Verdict
+from ds4bench.core import Answer, CheckStatus, Verdict
 from ds4bench.verdicts.checks import run_checks
+from ds4bench.verdicts.checks.mode import mode_effective
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.evidence import gather
 from tests.records import GPU
 
 OK, FAILED = CheckStatus.OK, CheckStatus.FAILED
 UNVERIFIED, NOT_APPLICABLE = CheckStatus.UNVERIFIED, CheckStatus.NOT_APPLICABLE
-
-
-def check(world: Any, name: str, *overrides: str, with_baseline: bool = True, **changes: Any) -> CheckResult:
-    gate = world.gate(*overrides)
-    baseline = world.baseline(world.run(gate)) if with_baseline else None
-    results = run_checks(gather(gate, world.run(gate, **changes), baseline))
-    return next(result for result in results if result.name == name)
 
 
 def test_every_check_holds_for_a_healthy_run_and_keeps_its_name(world: Any) -> None:
@@ -40,7 +34,7 @@ def test_nothing_measured_is_not_applicable_and_never_ok(world: Any) -> None:
 
 
 def test_dead_server_fails_and_says_how_to_resume(world: Any) -> None:
-    result = check(world, "server_alive", died="exit code -9", batches_done=5)
+    result = world.check("server_alive", died="exit code -9", batches_done=5)
     assert result.status is FAILED
     assert result.detail == (
         "server died (exit code -9): 5 of 12 batches measured; "
@@ -49,14 +43,13 @@ def test_dead_server_fails_and_says_how_to_resume(world: Any) -> None:
 
 
 def test_run_that_was_resumed_after_a_death_is_alive(world: Any) -> None:
-    result = check(world, "server_alive", died="exit code -9")
+    result = world.check("server_alive", died="exit code -9")
     assert result.status is OK
     assert "died once" in result.detail
 
 
 def test_failed_request_is_counted_by_kind_and_cell(world: Any) -> None:
-    result = check(
-        world,
+    result = world.check(
         "all_requests_ok",
         result={"ok": False, "error": "deadline", "error_detail": "no last token after 120 s"},
         where=lambda row: row.cell == "p8192-c2" and row.repeat == 1,
@@ -88,29 +81,29 @@ def test_rows_of_an_unfinished_attempt_do_not_count(world: Any) -> None:
 
 
 def test_reply_of_another_model_fails(world: Any) -> None:
-    result = check(world, "model_identity", result={"model": "newer"}, where=lambda row: row.index == 1)
+    result = world.check("model_identity", result={"model": "newer"}, where=lambda row: row.index == 1)
     assert result.status is FAILED
     assert "replies came from model newer, asked for was ds4-tiny" in result.detail
 
 
 def test_replies_that_name_no_model_are_unverified(world: Any) -> None:
-    assert check(world, "model_identity", result={"model": None}).status is UNVERIFIED
-    assert check(world, "model_identity", manifest={"fingerprint": None}).status is UNVERIFIED
+    assert world.check("model_identity", result={"model": None}).status is UNVERIFIED
+    assert world.check("model_identity", manifest={"fingerprint": None}).status is UNVERIFIED
 
 
 def test_truncated_prompt_fails_as_truncation(world: Any) -> None:
     def at_8192(row: Any) -> bool:
         return bool(row.cell == "p8192-c1")
 
-    result = check(world, "no_truncation", result={"prompt_tokens": 4096}, where=at_8192)
+    result = world.check("no_truncation", result={"prompt_tokens": 4096}, where=at_8192)
     assert result.status is FAILED
     assert "worst 4,096 of 8,192 tokens in p8192-c1" in result.detail
-    assert check(world, "no_truncation", result={"prompt_tokens": 9000}, where=at_8192).status is OK
+    assert world.check("no_truncation", result={"prompt_tokens": 9000}, where=at_8192).status is OK
 
 
 @pytest.mark.parametrize(("tokens", "status"), [(8192, OK), (8270, OK), (8290, FAILED), (8100, FAILED)])
 def test_prompt_length_is_held_within_one_percent(world: Any, tokens: int, status: CheckStatus) -> None:
-    result = check(world, "length_within", result={"prompt_tokens": tokens}, where=lambda row: "8192" in row.cell)
+    result = world.check("length_within", result={"prompt_tokens": tokens}, where=lambda row: "8192" in row.cell)
     assert result.status is status
 
 
@@ -124,16 +117,16 @@ def test_codes_that_thinking_left_no_room_for_make_the_run_invalid(world: Any) -
     verdict = decide(gate, run, None)
     assert verdict.verdict is Verdict.INVALID
     assert "18 of 18 replies were cut at max_tokens while still reasoning" in verdict.sentence
-    assert check(world, "codes_not_cut", result=STILL_THINKING).status is NOT_APPLICABLE  # random weights
+    assert world.check("codes_not_cut", result=STILL_THINKING).status is NOT_APPLICABLE  # random weights
 
 
 def test_most_replies_of_one_cell_are_enough_and_single_ones_are_the_models(world: Any) -> None:
     trained = {"weights": "trained"}
     one_cell = {"result": STILL_THINKING, "where": lambda row: row.cell == "p8192-c1", "fingerprint": trained}
-    found = check(world, "codes_not_cut", **one_cell)
+    found = world.check("codes_not_cut", **one_cell)
     assert (found.status, found.cells) == (FAILED, ["p8192-c1"])
     one_reply = {**one_cell, "where": lambda row: row.cell == "p8192-c1" and row.repeat == 0}
-    assert check(world, "codes_not_cut", **one_reply).status is OK
+    assert world.check("codes_not_cut", **one_reply).status is OK
 
 
 @pytest.mark.parametrize(
@@ -150,16 +143,16 @@ def test_a_reply_that_is_only_wrong_fails_by_its_recall_and_not_as_cut(world: An
 
 
 def test_length_without_usage_is_unverified(world: Any) -> None:
-    assert check(world, "length_within", result={"prompt_tokens": None}).status is UNVERIFIED
+    assert world.check("length_within", result={"prompt_tokens": None}).status is UNVERIFIED
 
 
 def test_what_the_workload_expects_goes_before_the_cell(world: Any) -> None:
     changed = {"result": {"prompt_tokens": 5000}, "row": {"expect": {"prompt_tokens": 5000}}}
-    assert check(world, "length_within", **changed).status is OK
+    assert world.check("length_within", **changed).status is OK
 
 
 def test_requests_one_after_the_other_are_no_concurrency(world: Any) -> None:
-    result = check(world, "delivered_concurrency", batch={"delivered_concurrency": 1.0})
+    result = world.check("delivered_concurrency", batch={"delivered_concurrency": 1.0})
     assert result.status is FAILED
     assert result.cells == ["p2048-c2", "p8192-c2"]
     assert "only 1 of 2 requests" in result.detail
@@ -181,7 +174,7 @@ def test_requests_one_after_the_other_are_no_concurrency(world: Any) -> None:
     ],
 )
 def test_impossible_value_fails(world: Any, values: dict[str, Any], why: str) -> None:
-    result = check(world, "possible_values", result=values, where=lambda row: row.cell == "p2048-c1")
+    result = world.check("possible_values", result=values, where=lambda row: row.cell == "p2048-c1")
     assert result.status is FAILED
     assert why in result.detail
     assert result.cells == ["p2048-c1"]
@@ -189,18 +182,18 @@ def test_impossible_value_fails(world: Any, values: dict[str, Any], why: str) ->
 
 def test_a_client_that_sees_the_first_token_before_the_serve_makes_a_run_invalid(world: Any) -> None:
     early = {"result": {"ttft_s": 0.4}, "where": lambda row: row.cell == "p2048-c1"}
-    result = check(world, "ttft_sources_agree", **early)
+    result = world.check("ttft_sources_agree", **early)
     assert result.status is FAILED
     assert result.cells == ["p2048-c1"]
     assert "a mean TTFT of 400 ms here, of 1,026 ms by the serve's own histogram, in p2048-c1" in result.detail
     edge = {"result": {"ttft_s": 0.9}, "where": lambda row: row.cell == "p2048-c1"}
-    assert check(world, "ttft_sources_agree", **edge).status is OK
+    assert world.check("ttft_sources_agree", **edge).status is OK
 
 
 def test_a_proxy_before_the_serve_is_said_and_fails_nothing(world: Any) -> None:
-    near = check(world, "ttft_sources_agree")
+    near = world.check("ttft_sources_agree")
     assert near.detail == "the client's mean TTFT is 2 ms above the serve's own in 12 batches"
-    behind = check(world, "ttft_sources_agree", result={"ttft_s": 3.0}, where=lambda row: row.cell == "p2048-c1")
+    behind = world.check("ttft_sources_agree", result={"ttft_s": 3.0}, where=lambda row: row.cell == "p2048-c1")
     assert behind.status is OK
     assert "up to 1,982 ms more than its 1,018 ms in p2048-c1: the network, a proxy" in behind.detail
 
@@ -217,94 +210,7 @@ def test_a_proxy_before_the_serve_is_said_and_fails_nothing(world: Any) -> None:
     ],
 )
 def test_a_histogram_that_is_not_there_or_of_other_requests_says_nothing(world: Any, changes: dict[str, Any]) -> None:
-    assert check(world, "ttft_sources_agree", **changes).status is NOT_APPLICABLE
-
-
-@pytest.mark.parametrize(
-    ("health", "part"),
-    [
-        (
-            {"heartbeat_lag_p99_ms": 60.0},
-            "60.0 ms event-loop lag against 5 % of the TTFT of 1019.9 ms allowed",
-        ),
-        ({"heartbeat_lag_p99_ms": 6.0}, "event-loop lag against 20 % of the chunk gap of 25.0 ms"),
-        ({"lateness_max_ms": 80.0}, "late start against 5 % of the TTFT"),
-    ],
-)
-def test_starved_client_fails(world: Any, health: dict[str, Any], part: str) -> None:
-    few_gaps = {} if "gap" in part else {"chunk_times_s": []}
-    judged = ("rules.ttft.metric=tpot_ms",) if "gap" in part else ()
-    result = check(world, "client_not_starved", *judged, health=health, result=few_gaps)
-    assert result.status is FAILED
-    assert part in result.detail
-
-
-def test_a_lag_against_chunk_gaps_is_said_but_fails_nothing_where_no_rule_judges_gaps(world: Any) -> None:
-    result = check(world, "client_not_starved", health={"heartbeat_lag_p99_ms": 6.0})
-    assert result.status is OK
-    assert "not to be trusted" in result.detail
-    assert "6.0 ms event-loop lag against 20 % of the chunk gap of 25.0 ms" in result.detail
-
-
-def test_a_rule_on_the_scaling_of_decode_judges_chunk_gaps(world: Any) -> None:
-    scaling = "rules.ttft={name: ttft, kind: scaling, measure: decode_tok_s, at_least: 0.4}"
-    assert check(world, "client_not_starved", scaling, health={"heartbeat_lag_p99_ms": 6.0}).status is FAILED
-
-
-@pytest.mark.parametrize(
-    ("limit", "health", "part"),
-    [
-        (
-            "itl_p99_ms, at_most: 30",
-            {"heartbeat_lag_p99_ms": 7.0},
-            "7.0 ms event-loop lag against 20 % of the limit of 30",
-        ),
-        ("tpot_median_ms, at_most: 30", {"heartbeat_lag_p99_ms": 7.0}, "of the limit of 30 ms on tpot_median_ms"),
-        ("decode_tok_s, at_least: 40", {"heartbeat_lag_p99_ms": 6.0}, "of the limit of 25 ms on decode_tok_s"),
-        ("itl_max_ms, at_most: 2500", {"heartbeat_lag_max_ms": 600.0}, "600.0 ms longest event-loop lag against 20 %"),
-        ("ttft_max_s, at_most: 10", {"heartbeat_lag_max_ms": 600.0}, "5 % of the limit of 10,000 ms on ttft_max_s"),
-    ],
-)
-def test_a_lag_that_a_limit_on_times_cannot_bear_starves_the_client(
-    world: Any, limit: str, health: dict[str, Any], part: str
-) -> None:
-    judged = f"rules.ttft={{name: ttft, kind: limit, measure: {limit}}}"
-    result = check(world, "client_not_starved", judged, health=health)
-    assert result.status is FAILED
-    assert part in result.detail
-
-
-def test_a_limit_that_is_broken_by_far_is_not_excused_by_a_small_lag(world: Any) -> None:
-    """The client cannot have made a first token that comes a thousand times too late: it is the rule that must FAIL."""
-    broken = "rules.ttft={name: ttft, kind: limit, measure: ttft_max_s, at_most: 0.0001}"
-    assert check(world, "client_not_starved", broken, health={"heartbeat_lag_max_ms": 5.0}).status is OK
-
-
-def test_a_lag_that_a_wide_limit_bears_is_said_to_be_judged_by_it(world: Any) -> None:
-    stall = "rules.ttft={name: ttft, kind: limit, measure: itl_max_ms, at_most: 2500}"
-    result = check(
-        world, "client_not_starved", stall, health={"heartbeat_lag_p99_ms": 6.0, "heartbeat_lag_max_ms": 40.0}
-    )
-    assert result.status is OK
-    assert "not to be trusted" in result.detail
-    assert "itl_max_ms is judged by a limit that bears it" in result.detail
-    assert "no rule judges them" not in result.detail
-
-
-def test_a_lag_against_first_tokens_is_said_but_fails_nothing_where_only_chunks_are_judged(world: Any) -> None:
-    tpot = "rules.ttft={name: ttft, kind: ratio, metric: tpot_decode_ms, margin: 0.1, session_cv: 0.01}"
-    wide = "validity.max_client_lag_share_gap=0.9"
-    late = {"lateness_max_ms": 60.0, "heartbeat_lag_p99_ms": 1.0}
-    result = check(world, "client_not_starved", tpot, wide, health=late)
-    assert result.status is OK
-    assert "times to first tokens of" in result.detail
-    assert "60.0 ms late start against 5 % of the TTFT" in result.detail
-    assert check(world, "client_not_starved", health=late).status is FAILED
-
-
-def test_few_chunk_gaps_are_not_compared_with_the_lag(world: Any) -> None:
-    few = {"chunk_times_s": [1.0, 1.01, 1.02]}
-    assert check(world, "client_not_starved", health={"heartbeat_lag_p99_ms": 6.0}, result=few).status is OK
+    assert world.check("ttft_sources_agree", **changes).status is NOT_APPLICABLE
 
 
 @pytest.mark.parametrize(
@@ -317,16 +223,16 @@ def test_few_chunk_gaps_are_not_compared_with_the_lag(world: Any) -> None:
     ],
 )
 def test_drift_of_the_machine_forbids_the_comparison(world: Any, probe: float, status: CheckStatus, part: str) -> None:
-    result = check(world, "machine_steady", batch={"probe_ms": probe})
+    result = world.check("machine_steady", batch={"probe_ms": probe})
     assert result.status is status
     assert part in result.detail
 
 
 def test_drift_does_not_matter_for_a_serve_elsewhere_or_without_a_baseline(world: Any) -> None:
     slow = {"probe_ms": 90.0}
-    away = check(world, "machine_steady", batch=slow, fingerprint={"local": False})
-    alone = check(world, "machine_steady", batch=slow, with_baseline=False)
-    unprobed = check(world, "machine_steady", batch={"probe_ms": None})
+    away = world.check("machine_steady", batch=slow, fingerprint={"local": False})
+    alone = world.check("machine_steady", batch=slow, with_baseline=False)
+    unprobed = world.check("machine_steady", batch={"probe_ms": None})
     assert {away.status, alone.status, unprobed.status} == {NOT_APPLICABLE}
 
 
@@ -341,13 +247,13 @@ def test_drift_does_not_matter_where_both_sides_were_measured_in_turns(world: An
 
 @pytest.mark.parametrize(("foreign", "status"), [(0.02, CheckStatus.OK), (0.5, CheckStatus.UNVERIFIED)])
 def test_a_busy_neighbour_keeps_a_run_from_a_verdict(world: Any, foreign: float, status: CheckStatus) -> None:
-    result = check(world, "machine_quiet", batch={"foreign_cores": foreign})
+    result = world.check("machine_quiet", batch={"foreign_cores": foreign})
     assert result.status is status
     assert f"{foreign:.2f} of 2 cores" in result.detail
 
 
 def test_neighbours_of_a_serve_that_was_not_launched_are_unknown(world: Any) -> None:
-    result = check(world, "machine_quiet", batch={"foreign_cores": None})
+    result = world.check("machine_quiet", batch={"foreign_cores": None})
     assert result.status is CheckStatus.NOT_APPLICABLE
 
 
@@ -357,7 +263,7 @@ def gpu(**changes: Any) -> Any:
 
 def test_gpus_that_nothing_disturbed_are_said_with_clock_power_and_heat(world: Any) -> None:
     after = [gpu(), gpu(gpu=1, sm_clock_mhz=1965, power_w=650.0, temperature_c=74)]
-    result = check(world, "gpu_quiet", batch={"gpus_after": after})
+    result = world.check("gpu_quiet", batch={"gpus_after": after})
     assert result.status is OK
     assert result.detail == (
         "GPU 0, 1: not slowed down, nobody else computed there; "
@@ -383,7 +289,7 @@ def test_a_foreign_process_on_the_serves_gpu_fails_and_is_named_with_its_cells(w
 
 def test_a_gpu_that_was_slowed_down_after_a_batch_fails(world: Any) -> None:
     hot = [gpu(gpu=1, slowdowns=["hardware slowdown", "hardware thermal slowdown"])]
-    result = check(world, "gpu_quiet", batch={"gpus_after": hot})
+    result = world.check("gpu_quiet", batch={"gpus_after": hot})
     cells = "p2048-c1, p2048-c2, p8192-c1, p8192-c2"
     assert result.status is FAILED
     assert result.detail == f"GPU 1: hardware slowdown after {cells}; GPU 1: hardware thermal slowdown after {cells}"
@@ -392,20 +298,20 @@ def test_a_gpu_that_was_slowed_down_after_a_batch_fails(world: Any) -> None:
 
 def test_many_disturbances_of_the_gpu_are_counted(world: Any) -> None:
     crowd = [gpu(foreign=dict.fromkeys(range(10, 16), ""))]
-    result = check(world, "gpu_quiet", batch={"gpus_after": crowd})
+    result = world.check("gpu_quiet", batch={"gpus_after": crowd})
     assert "process 13 was on it" in result.detail
     assert result.detail.endswith("; and 2 more")
 
 
 def test_a_clock_at_the_power_limit_is_said_and_fails_nothing(world: Any) -> None:
-    result = check(world, "gpu_quiet", batch={"gpus_after": [gpu(power_capped=True)]})
+    result = world.check("gpu_quiet", batch={"gpus_after": [gpu(power_capped=True)]})
     assert result.status is OK
     assert result.detail.endswith("; at the power limit after 12 of 12 batches, which is normal at full load")
 
 
 def test_a_slowdown_of_a_gpu_that_may_not_be_the_serves_is_unverified(world: Any) -> None:
     hot = [gpu(gpu=3, foreign=None, slowdowns=["hardware thermal slowdown"])]
-    result = check(world, "gpu_quiet", batch={"gpus_before": [], "gpus_after": hot})
+    result = world.check("gpu_quiet", batch={"gpus_before": [], "gpus_after": hot})
     assert result.status is UNVERIFIED
     assert result.detail.startswith("GPU 3: hardware thermal slowdown after p2048-c1, ")
     assert result.detail.endswith("; it cannot be told whether the serve was on it")
@@ -420,12 +326,25 @@ def test_a_slowdown_of_a_gpu_that_may_not_be_the_serves_is_unverified(world: Any
 )
 def test_what_is_not_known_of_the_gpu_is_not_called_quiet(world: Any, untold: dict[str, Any], part: str) -> None:
     states = [gpu(**untold)]
-    result = check(world, "gpu_quiet", batch={"gpus_before": states, "gpus_after": states})
+    result = world.check("gpu_quiet", batch={"gpus_before": states, "gpus_after": states})
     assert result.status is OK
     assert result.detail.startswith(part)
 
 
 @pytest.mark.parametrize("states", [[], [gpu(foreign=None, slowdowns=None)]])
 def test_gpus_of_which_nothing_is_known_are_not_applicable(world: Any, states: list[Any]) -> None:
-    result = check(world, "gpu_quiet", batch={"gpus_before": states, "gpus_after": states})
+    result = world.check("gpu_quiet", batch={"gpus_before": states, "gpus_after": states})
     assert result.status is NOT_APPLICABLE
+
+
+@pytest.mark.parametrize(("loud", "status"), [(1, OK), (4, FAILED)])
+def test_a_stray_thought_is_forgiven_where_no_modes_are_compared(world: Any, loud: int, status: CheckStatus) -> None:
+    gate = world.gate()
+    run = world.run(gate)
+    rows = [
+        msgspec.structs.replace(row, result=msgspec.structs.replace(row.result, reasoning="Hm."))
+        for row in run.requests[:loud]
+    ]
+    changed = msgspec.structs.replace(run, requests=[*rows, *run.requests[loud:]])
+    found = mode_effective(gather(gate, changed, None))
+    assert found.status is status, found.detail

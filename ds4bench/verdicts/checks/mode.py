@@ -11,10 +11,13 @@ from ds4bench.verdicts.evidence import Batch, Evidence
 _LEAST_THINKING = 0.8
 """Share of a mode's replies that must carry reasoning. A switch that is ignored leaves none, and one that every second
 replica ignores about half; a model that answers now and then without a thought leaves nearly all."""
+_MOST_STRAY = 0.1
+"""Share of the replies without thinking that may carry reasoning all the same, in a gate that does not compare modes: a model
+that samples opens a thought unasked now and then, and a switch that is ignored opens one in nearly all replies."""
 
 
 def mode_effective(evidence: Evidence) -> CheckResult:
-    """In every mode that switches thinking on nearly all replies carry reasoning, in one that switches it off none does.
+    """In every mode that switches thinking on nearly all replies carry reasoning, in one that switches it off few do.
 
     A switch in another engine's dialect is ignored in silence: only the replies show it. Modes are judged one by one, for
     a mode that thinks must not answer for one that does not.
@@ -30,7 +33,7 @@ def mode_effective(evidence: Evidence) -> CheckResult:
     for (mode, thinking), replies in modes.items():
         reasoning = sum(reasoned(result) for _, result in replies)
         label = f"{mode}: " if mode else ""
-        if _ineffective(thinking, reasoning, len(replies)):
+        if _ineffective(thinking, reasoning, len(replies), 0.0 if mode else _MOST_STRAY):
             problems.append(label + _problem(thinking, reasoning, len(replies)))
             silent_or_loud += [batch for batch, result in replies if reasoned(result) is not thinking]
         seen.append(f"{label}{reasoning} of {len(replies)} replies reasoned")
@@ -55,8 +58,8 @@ def _modes(evidence: Evidence) -> dict[tuple[str, bool], Sequence[tuple[Batch, R
     return dict(modes)
 
 
-def _ineffective(thinking: bool, reasoning: int, replies: int) -> bool:
-    return reasoning < _LEAST_THINKING * replies if thinking else reasoning > 0
+def _ineffective(thinking: bool, reasoning: int, replies: int, stray: float) -> bool:
+    return reasoning < _LEAST_THINKING * replies if thinking else reasoning > stray * replies
 
 
 def _problem(thinking: bool, reasoning: int, replies: int) -> str:
