@@ -183,9 +183,8 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     foreign_cores: float | None = None  # of the cores that client and serve may use, how many others kept busy
     steady_start_s: float | None = None  # see BatchResult
     steady_end_s: float | None = None
-    gpus_before: list[
-        GpuState
-    ] = []  # the serve's, all of this machine's where it cannot be told (targets/gpu_watch.py)
+    # The serve's GPUs, all of this machine's where it cannot be told (targets/gpu_watch.py).
+    gpus_before: list[GpuState] = []
     gpus_after: list[GpuState] = []
 
 
@@ -244,6 +243,9 @@ class KernelUse(msgspec.Struct, frozen=True, kw_only=True):
             if self.selection is None or hook.op in self.selection or hook.group in self.selection:
                 yield hook
 
+
+EMBEDDED_ENGINE = "ds4bench-embedded"
+"""What our own engine calls itself in /version."""
 
 UNKNOWN_METHOD = "unknown-"
 """Before the depth of a speculation whose method the serve does not tell."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import shutil
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ds4bench import paths
 from ds4bench.errors import TargetError
+from ds4bench.store import ids
 
 if TYPE_CHECKING:
     from ds4bench.targets.choice import Serving
@@ -62,8 +61,7 @@ def serve_engine(engine: str, model: str, extra: Sequence[str], serving: Serving
 
 def _new_log(engine: str) -> Path:
     """Where the engine's output goes: a folder of its own, in which its kernels' reports lie too."""
-    folder = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{engine}-{secrets.token_hex(2)}"
-    return paths.serves_dir() / folder / "serve.log"
+    return paths.serves_dir() / ids.new_id(engine) / "serve.log"
 
 
 def show_launch(launch: Launch) -> None:

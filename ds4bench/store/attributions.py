@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -11,7 +9,7 @@ import msgspec
 from ds4bench.core import Estimate
 from ds4bench.errors import StoreError
 from ds4bench.paths import state_dir
-from ds4bench.store import documents
+from ds4bench.store import documents, ids
 
 SCHEMA = 1
 FILE = "attribution.json"
@@ -84,7 +82,7 @@ def folder_of(run_id: str) -> Path:
 
 def new_id(gate: str) -> str:
     """A name that sorts by time."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{gate}-{secrets.token_hex(2)}"
+    return ids.new_id(gate)
 
 
 def save(run: AttributionRun) -> None:

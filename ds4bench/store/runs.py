@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets as random_source
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from ds4bench import env
 from ds4bench.core import BatchRow, Fingerprint, GateVerdict, RequestRow, RunData, RunManifest, ScriptRow
 from ds4bench.errors import StoreError
 from ds4bench.paths import runs_dir
-from ds4bench.store import documents
+from ds4bench.store import documents, ids
 
 SCHEMA = 1
 MANIFEST = "run.json"
@@ -59,7 +58,7 @@ def utc_now() -> str:
 
 def new_run_id(gate: str, profile: str) -> str:
     """A name that sorts by time: ``20261121-031500-long-context-smoke-ab12``."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{gate}-{profile}-{random_source.token_hex(2)}"
+    return ids.new_id(gate, profile)
 
 
 def run_folder(run_id_or_path: str) -> Path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from ds4bench.errors import StoreError
 from ds4bench.paths import state_dir
-from ds4bench.store import documents
+from ds4bench.store import documents, ids
 
 SCHEMA = 1
 FILE = "suite.json"
@@ -60,7 +58,7 @@ def suites_dir() -> Path:
 
 def new_suite_id(suite: str) -> str:
     """A name that sorts by time."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{suite}-{secrets.token_hex(2)}"
+    return ids.new_id(suite)
 
 
 def folder_of(run_id: str) -> Path:

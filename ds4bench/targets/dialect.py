@@ -106,7 +106,6 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             tokenize_messages=True,
             ignore_eos=True,
             metrics=MappingProxyType(_VLLM_METRICS),
-            memory_advice="use a smaller --max-model-len or --max-num-seqs",
             token_ids=True,
         ),
         "vllm": Dialect(

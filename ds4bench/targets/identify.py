@@ -11,11 +11,9 @@ from urllib.parse import urlsplit
 
 from ds4bench.client.control import ControlClient
 from ds4bench.client.prometheus import labels_of, parse_counters
-from ds4bench.core import UNKNOWN_METHOD, Fingerprint
+from ds4bench.core import EMBEDDED_ENGINE, UNKNOWN_METHOD, Fingerprint
 from ds4bench.errors import TargetError
 from ds4bench.targets.dialect import Dialect, dialect_of
-
-EMBEDDED_ENGINE = "ds4bench-embedded"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ds4bench import env
-from ds4bench.core import Fingerprint, KernelProcess, KernelUse
+from ds4bench.core import EMBEDDED_ENGINE, Fingerprint, KernelProcess, KernelUse
 from ds4bench.errors import TargetError
 from ds4bench.targets.node_reports import NodeReports
 
@@ -124,7 +124,7 @@ class KernelWatch:
     def use(self, told: Fingerprint) -> KernelUse:
         """What the processes of all launches have told up to now. Raises TargetError for a file that is not theirs."""
         launches = [read_reports(folder) for folder in self._launches()]
-        backends = told.flags.get("kernels") if told.engine == "ds4bench-embedded" else None
+        backends = told.flags.get("kernels") if told.engine == EMBEDDED_ENGINE else None
         return KernelUse(
             choice=self.choice.text, selection=self.choice.selection, launches=launches,
             backends=dict(backends) if isinstance(backends, Mapping) else None,
@@ -187,7 +187,7 @@ def loading_fault(use: KernelUse, engine: str) -> str | None:
     What shows only while it serves (calls that went to the engine's own kernel, too few workers) is the check
     ``kernels_loaded``. The embedded engine has no hooks: there that check says all.
     """
-    if use.selection == [] or engine == "ds4bench-embedded" or not use.launches:
+    if use.selection == [] or engine == EMBEDDED_ENGINE or not use.launches:
         return None
     why = _not_loaded(use, engine, use.launches[-1])
     return f"--kernels {use.choice}: {why}" if why is not None else None

@@ -83,7 +83,7 @@ def end(group: int, mark: str, grace_s: float) -> dict[int, str]:
 
 def _belongs(entry: Path, group: int, mark: str) -> bool:
     try:
-        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        fields = _stat(entry)
         if _has_ended(fields):
             return False
         if group in (int(fields[_PGRP]), int(fields[_SESSION])):
@@ -97,9 +97,14 @@ def _belongs(entry: Path, group: int, mark: str) -> bool:
 def _parent(pid: int) -> int:
     """0 for a process that is gone."""
     try:
-        return int((_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[_PARENT])
+        return int(_stat(_PROC / str(pid))[_PARENT])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _stat(entry: Path) -> list[str]:
+    """Fields of a process's stat behind its name, which may hold spaces and brackets itself."""
+    return (entry / "stat").read_text().rpartition(")")[2].split()
 
 
 def _has_ended(fields: Sequence[str]) -> bool:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +23,7 @@ from ds4bench import env
 from ds4bench.core import Verdict
 from ds4bench.errors import StoreError
 from ds4bench.paths import project_root, state_dir
-from ds4bench.store import baselines, documents, provenance, runs
+from ds4bench.store import baselines, documents, ids, provenance, runs
 from ds4bench.trust.scratch_clone import scratch_clone
 
 SCHEMA = 1
@@ -105,7 +103,7 @@ class Series:
         return kept
 
     def _one(self, commit: str) -> RealRun:
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{self.kind}-{secrets.token_hex(2)}"
+        run_id = ids.new_id(self.kind)
         begun = time.monotonic()
         if self.kind == "aa":
             folder = state_dir() / "trust" / f"aa-{self.suite}-{commit}"

@@ -83,6 +83,13 @@ class ReplyFault:
         return 1
 
 
+class SameForBoth(ReplyFault):
+    """Does to every chunk what it does to a reply that is not streamed."""
+
+    def chunk(self, chunk: Json) -> list[Json]:
+        return [self.whole(chunk)]
+
+
 class LateFirstToken(ReplyFault):
     """The whole stream is passed on later, by a share of its time to first token or by milliseconds."""
 
@@ -127,11 +134,8 @@ class SplitBytes(ReplyFault):
         return [data[i : i + 1] for i in range(len(data))]
 
 
-class CachedSetTo(ReplyFault):
+class CachedSetTo(SameForBoth):
     """``cached_tokens`` in every usage is not what the serve says: ``none`` of the prompt, or ``all`` of it."""
-
-    def chunk(self, chunk: Json) -> list[Json]:
-        return [self.whole(chunk)]
 
     def whole(self, reply: Json) -> Json:
         return with_usage(reply, self._lied) if reply.get("usage") else reply
@@ -155,11 +159,8 @@ class ThinkingIgnored(ReplyFault):
         return without(body, "chat_template_kwargs", "thinking", "reasoning_effort", "reasoning")
 
 
-class ReasoningField(ReplyFault):
+class ReasoningField(SameForBoth):
     """Reasoning comes as ``reasoning``, ``reasoning_content`` or ``both``."""
-
-    def chunk(self, chunk: Json) -> list[Json]:
-        return [self.whole(chunk)]
 
     def whole(self, reply: Json) -> Json:
         reply = copy.deepcopy(reply)
@@ -179,11 +180,8 @@ class DsmlLeak(ReplyFault):
     markers. Replies that are not streamed are right."""
 
     def chunk(self, chunk: Json) -> list[Json]:
-        choice = choice_of(chunk)
-        calls = (choice.get("delta") or {}).get("tool_calls") if choice else None
-        if choice is not None and choice.get("finish_reason") == "tool_calls":
-            chunk = copy.deepcopy(chunk)
-            chunk["choices"][0]["finish_reason"] = "stop"
+        chunk = as_if_no_call(chunk)
+        calls = ((choice_of(chunk) or {}).get("delta") or {}).get("tool_calls")
         if not calls:
             return [chunk]
         text = "".join(self._markup(call.get("function") or {}) for call in calls)
@@ -201,19 +199,13 @@ class DsmlLeak(ReplyFault):
         return piece
 
 
-class CallsDropped(ReplyFault):
+class CallsDropped(SameForBoth):
     """Tool calls do not arrive, streamed or whole: a reply ends as if its model had called nothing."""
 
-    def chunk(self, chunk: Json) -> list[Json]:
-        return [self.whole(chunk)]
-
     def whole(self, reply: Json) -> Json:
-        reply = copy.deepcopy(reply)
+        reply = as_if_no_call(reply)
         for message in messages_of(reply):
             message.pop("tool_calls", None)
-        choice = choice_of(reply)
-        if choice is not None and choice.get("finish_reason") == "tool_calls":
-            choice["finish_reason"] = "stop"
         return reply
 
 
@@ -233,11 +225,8 @@ class Hang(ReplyFault):
         return self.number == self.TENTH and index + 1 >= self.amount.value
 
 
-class PoisonedDigits(ReplyFault):
+class PoisonedDigits(SameForBoth):
     """Every digit of the content is another one."""
-
-    def chunk(self, chunk: Json) -> list[Json]:
-        return [self.whole(chunk)]
 
     def whole(self, reply: Json) -> Json:
         reply = copy.deepcopy(reply)
@@ -270,11 +259,8 @@ class TruncatedPrompt(ReplyFault):
         return text[int(len(text) * self.amount.value / 100) :]
 
 
-class FinishReason(ReplyFault):
+class FinishReason(SameForBoth):
     """Every reply that ends gives this reason."""
-
-    def chunk(self, chunk: Json) -> list[Json]:
-        return [self.whole(chunk)]
 
     def whole(self, reply: Json) -> Json:
         choice = choice_of(reply)
@@ -296,21 +282,15 @@ class NoUsage(ReplyFault):
         return without(reply, "usage")
 
 
-class OtherModel(ReplyFault):
+class OtherModel(SameForBoth):
     """Replies name another model."""
-
-    def chunk(self, chunk: Json) -> list[Json]:
-        return [self.whole(chunk)]
 
     def whole(self, reply: Json) -> Json:
         return {**reply, "model": f"{reply['model']}-next"} if reply.get("model") else reply
 
 
-class InflatedTokens(ReplyFault):
+class InflatedTokens(SameForBoth):
     """``completion_tokens`` is larger by a share than it is, in running counts too: every time per token looks shorter."""
-
-    def chunk(self, chunk: Json) -> list[Json]:
-        return [self.whole(chunk)]
 
     def whole(self, reply: Json) -> Json:
         return with_usage(reply, self._more) if reply.get("usage") else reply
@@ -331,6 +311,15 @@ def messages_of(reply: Json) -> Iterator[Json]:
         for name in ("delta", "message"):
             if isinstance(choice.get(name), dict):
                 yield choice[name]
+
+
+def as_if_no_call(reply: Json) -> Json:
+    """A copy that ends as a reply without tool calls does."""
+    reply = copy.deepcopy(reply)
+    choice = choice_of(reply)
+    if choice is not None and choice.get("finish_reason") == "tool_calls":
+        choice["finish_reason"] = "stop"
+    return reply
 
 
 def has_text(chunk: Json) -> bool:

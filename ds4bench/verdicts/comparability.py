@@ -95,7 +95,7 @@ def _what_matters(measurement: Mapping[str, Any]) -> dict[str, str]:
 def _same_but_for_the_method(ours: Fingerprint, theirs: Fingerprint) -> bool:
     """Whether both draft as many tokens, and one does not tell by what."""
     (a, _, a_depth), (b, _, b_depth) = ((side.speculation or "").rpartition("-") for side in (ours, theirs))
-    return f"{UNKNOWN_METHOD[:-1]}" in (a, b) and a_depth == b_depth
+    return UNKNOWN_METHOD[:-1] in (a, b) and a_depth == b_depth
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -21,7 +21,7 @@ from ds4bench.targets.node_reports import NodeReports
 from ds4bench.targets.preflight import free_port
 from ds4bench.targets.profile import load_profile
 from tests.targets import two_nodes
-from tests.targets.fake_serve import FAKE, GATE, ds4bench, kernel_report, plugin
+from tests.targets.fake_serve import FAKE, GATE, ds4bench, kernel_report, plugin, runs
 
 pytestmark = pytest.mark.integration
 
@@ -56,10 +56,9 @@ def processes(folder: Path) -> dict[int, str]:
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            zombie = environment and (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
             continue
-        if f"END_FILE={folder / 'end'}".encode() in environment and not zombie:
+        if f"END_FILE={folder / 'end'}".encode() in environment and runs(int(entry.name)):
             found[int(entry.name)] = next((e.decode() for e in environment if e.startswith(b"NODE_OF_TEST=")), "")
     return found
 

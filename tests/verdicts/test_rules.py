@@ -304,6 +304,11 @@ def test_a_thinking_switch_that_is_ignored_makes_the_run_invalid(
     assert status("mode_effective", effective_gate, run(effective_gate, steady(), **result)) is expected
 
 
+def test_completions_have_no_thinking_switch_to_judge() -> None:
+    effective_gate = gate("request.thinking=true", "request.endpoint=completions", name="mt-bench")
+    assert status("mode_effective", effective_gate, run(effective_gate, steady())) is CheckStatus.NOT_APPLICABLE
+
+
 def drafting(engine: str, *counters: dict[str, float]) -> RunData:
     """A run of mt-bench on a serve that counts so in each batch, the last for all further ones."""
     done = run(gate(name="mt-bench"), steady())

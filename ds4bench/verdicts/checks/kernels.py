@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ds4bench.core import CheckResult, KernelHook, KernelProcess, KernelUse
+from ds4bench.core import EMBEDDED_ENGINE, CheckResult, KernelHook, KernelProcess, KernelUse
 from ds4bench.verdicts.checks.results import failed, not_applicable, ok
 from ds4bench.verdicts.evidence import Evidence
 
@@ -21,7 +21,7 @@ def kernels_loaded(evidence: Evidence) -> CheckResult:
     use = fingerprint.kernels if fingerprint is not None else None
     if fingerprint is None or use is None:
         return not_applicable(NAME, "the serve was launched without --kernels")
-    if fingerprint.engine == "ds4bench-embedded":
+    if fingerprint.engine == EMBEDDED_ENGINE:
         return _embedded(use, fingerprint.flags.get("device"))
     if use.selection == []:
         return _nothing_replaced(use)

@@ -23,6 +23,8 @@ def mode_effective(evidence: Evidence) -> CheckResult:
     a mode that thinks must not answer for one that does not.
     """
     name, modes = "mode_effective", _modes(evidence)
+    if evidence.spec.request.endpoint == "completions":
+        return not_applicable(name, "a completion has no chat template that could switch thinking")
     if not any(evidence.answered()):
         return unverified(name, "no request was answered")
     if not modes:
