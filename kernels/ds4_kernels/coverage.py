@@ -139,7 +139,13 @@ def dry_run(tiles: Literal["sm12x", "sm90"]) -> Iterator[None]:
             _tell(jit.JitFunctionInfo(fn.fn.__module__, fn.fn.__qualname__, fn), constants, parsed)
 
     shipped_cases()
-    undo = _replaced({"tile_set": lambda _: tiles, "num_sms": lambda _: multiprocessors, "device_name": lambda _: name})
+    told = {
+        "tile_set": tiles,
+        "num_sms": multiprocessors,
+        "device_name": name,
+        "dependent": {"PDL": True, "launch_pdl": True},
+    }
+    undo = _replaced({function: lambda _, answer=answer: answer for function, answer in told.items()})
     launch, jit.JITFunction.run = jit.JITFunction.run, run
     try:
         yield

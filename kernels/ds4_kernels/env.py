@@ -7,6 +7,7 @@
 | ``DS4_KERNELS_STRICT`` | 1: what would step back with one line raises |
 | ``DS4_KERNELS_REPORT`` | folder in which every process with the plugin keeps a JSON file |
 | ``DS4_KERNELS_SHADOW`` | 1: an engine's op and ours both run, the difference is recorded, the engine's result is used |
+| ``DS4_KERNELS_PDL`` | 0: every kernel starts when the one before it has ended (see ``triton/dependent.py``) |
 | ``DS4_KERNELS_SABOTAGE`` | ``op:scale`` list. Makes ops wrong on purpose, to test that attribution names them. Never set it in service |
 """  # noqa: E501
 
@@ -20,6 +21,7 @@ from pathlib import Path
 MODES = ("auto", "off", "force", "reference", "triton")
 MODE, OPS, STRICT = "DS4_KERNELS", "DS4_KERNELS_OPS", "DS4_KERNELS_STRICT"
 REPORT, SHADOW, SABOTAGE = "DS4_KERNELS_REPORT", "DS4_KERNELS_SHADOW", "DS4_KERNELS_SABOTAGE"
+DEPENDENT = "DS4_KERNELS_PDL"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ def report_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
-def flag(name: str) -> bool:
-    """A switch: unset, empty and 0 are off, 1 is on. Raises ValueError for anything else."""
+def flag(name: str, unset: bool = False) -> bool:
+    """A switch: 0 is off, 1 is on, ``unset`` where it is unset or empty. Raises ValueError for anything else."""
     value = os.environ.get(name, "")
     if value not in ("", "0", "1"):
         raise ValueError(f"{name} is {value!r}; allowed: 0, 1")
-    return value == "1"
+    return value == "1" if value else unset
 
 
 def sabotage() -> dict[str, float]:

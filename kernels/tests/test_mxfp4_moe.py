@@ -217,7 +217,7 @@ def test_the_plan_gives_every_pair_one_block_of_at_most_eight_of_its_expert(scan
     plan = torch.full((pairs, 16), -7, dtype=torch.int32)
     mxfp4_decode._input_kernel[(13 + pairs,)](
         x, ids, torch.empty_like(x), plan, plan, 13, pairs, plan.numel(),
-        D=128, EXPERTS=4, FP8=True, MERGE=True, BLOCK_GROUPS=1, SCAN=scan, ZERO_BLOCK=1024,
+        D=128, EXPERTS=4, FP8=True, MERGE=True, BLOCK_GROUPS=1, SCAN=scan, ZERO_BLOCK=1024, PDL=False,
     )  # fmt: skip
     flat, seen = ids.flatten().tolist(), []
     for pair, (count, *_, members) in enumerate((row[0], row[8:]) for row in plan.tolist()):
@@ -242,7 +242,7 @@ def test_activations_are_stored_so_that_a_lane_finds_its_own_32() -> None:
     planes, counters = torch.empty_like(x), torch.ones(5, dtype=torch.int32)
     mxfp4_decode._input_kernel[(2,)](
         x, counters, planes, counters, counters, 1, 1, 5,
-        D=128, EXPERTS=1, FP8=False, MERGE=False, BLOCK_GROUPS=1, SCAN=16, ZERO_BLOCK=1024,
+        D=128, EXPERTS=1, FP8=False, MERGE=False, BLOCK_GROUPS=1, SCAN=16, ZERO_BLOCK=1024, PDL=False,
     )  # fmt: skip
     expected = [32 * t + 8 * i + 4 * h + p for t in range(4) for p in range(4) for i in range(4) for h in range(2)]
     assert planes[0].tolist() == expected

@@ -12,6 +12,7 @@ import triton.language as tl
 
 from ds4_kernels.triton.attention_mma import lse_and_factor, softmax_step
 from ds4_kernels.triton.common import INTERPRETED, dot, pow2, to_bf16
+from ds4_kernels.triton.dependent import wait
 
 
 @triton.jit
@@ -150,8 +151,9 @@ def decode_kernel(
     heads, out_heads, splits,
     HAS_SINK: tl.constexpr, HAS_EXTRA: tl.constexpr, SPLIT: tl.constexpr, SWA_SHIFT: tl.constexpr, EXTRA_SHIFT: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr, DATA: tl.constexpr,
-    SCALES: tl.constexpr,
+    SCALES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait(PDL)
     head_blocks = tl.cdiv(out_heads, BLOCK_H)
     token = tl.program_id(1) // head_blocks
     split = tl.program_id(0) // 2

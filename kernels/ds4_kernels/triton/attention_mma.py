@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from ds4_kernels.triton.common import LN_2, LOG2_E, dot, pow2, to_bf16
+from ds4_kernels.triton.dependent import wait
 
 
 @triton.jit
@@ -163,8 +164,9 @@ def decode_kernel(
     heads, out_heads, splits,
     HAS_SINK: tl.constexpr, HAS_EXTRA: tl.constexpr, SPLIT: tl.constexpr, SWA_SHIFT: tl.constexpr, EXTRA_SHIFT: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr, DATA: tl.constexpr,
-    SCALES: tl.constexpr,
+    SCALES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait(PDL)
     head_blocks = tl.cdiv(out_heads, BLOCK_H)
     token = tl.program_id(1) // head_blocks
     split = tl.program_id(0)
@@ -224,7 +226,9 @@ def decode_kernel(
 def merge_kernel(
     part_acc, part_max, part_sum, sink, out, lse, heads, out_heads, splits,
     HAS_SINK: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, D: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    wait(PDL)
     token = tl.program_id(0)
     head = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     dims = tl.arange(0, D)

@@ -22,6 +22,7 @@ from ds4_kernels.triton.common import (
     to_e4m3,
 )
 from ds4_kernels.triton.compile_case import CompileCase
+from ds4_kernels.triton.dependent import dependent, enter
 from ds4_kernels.triton.index_builders import segment_of
 
 GROUP = tl.constexpr(layouts.MLA_GROUP)
@@ -106,8 +107,10 @@ def store_indexer(cache_ptr, cache_stride, slot, keep, x, BLOCK_SIZE: tl.constex
 
 @triton.jit(do_not_specialize=["tokens"])
 def _cache_insert_kernel(
-    k_ptr, cache_ptr, slot_ptr, tokens, k_stride, cache_stride, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr
-):
+    k_ptr, cache_ptr, slot_ptr, tokens, k_stride, cache_stride,
+    BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    enter(PDL)
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = token < tokens
     slot = tl.load(slot_ptr + token, mask=inside, other=-1)
@@ -124,8 +127,10 @@ def _cache_insert_kernel(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _indexer_insert_kernel(
-    k_ptr, cache_ptr, slot_ptr, tokens, k_stride, cache_stride, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr
-):
+    k_ptr, cache_ptr, slot_ptr, tokens, k_stride, cache_stride,
+    BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    enter(PDL)
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     slot = tl.load(slot_ptr + token, mask=token < tokens, other=-1)
     keep = slot >= 0
@@ -207,7 +212,7 @@ def cache_insert(k: Tensor, cache: Tensor, slot_mapping: Tensor, block_size: int
     if tokens:
         _cache_insert_kernel[(triton.cdiv(tokens, INSERT_ROWS),)](
             k, cache, slot_mapping, tokens, k.stride(0), cache.stride(0),
-            BLOCK_SIZE=block_size, ROWS=INSERT_ROWS, num_warps=INSERT_WARPS,
+            BLOCK_SIZE=block_size, ROWS=INSERT_ROWS, num_warps=INSERT_WARPS, **dependent(k.device),
         )  # fmt: skip
 
 
@@ -218,7 +223,7 @@ def indexer_insert(k: Tensor, cache: Tensor, slot_mapping: Tensor, block_size: i
     if tokens:
         _indexer_insert_kernel[(triton.cdiv(tokens, INDEXER_ROWS),)](
             k, cache, slot_mapping, tokens, k.stride(0), cache.stride(0),
-            BLOCK_SIZE=block_size, ROWS=INDEXER_ROWS, num_warps=WARPS,
+            BLOCK_SIZE=block_size, ROWS=INDEXER_ROWS, num_warps=WARPS, **dependent(k.device),
         )  # fmt: skip
 
 
@@ -291,7 +296,7 @@ def _insert_case(op: str, kernel: object, dtype: str, block_size: int, rows: int
         "k_ptr": f"*{dtype}", "cache_ptr": "*u8", "slot_ptr": "*i64", "tokens": "i32", "k_stride": "i32",
         "cache_stride": "i32",
     }  # fmt: skip
-    constexprs = {"BLOCK_SIZE": block_size, "ROWS": rows}
+    constexprs = {"BLOCK_SIZE": block_size, "ROWS": rows, "PDL": True}
     config, strides = f"{dtype} block {block_size}", ("k_stride", "cache_stride")
     return CompileCase(op, config, kernel, signature, constexprs, warps, divisible=strides)
 

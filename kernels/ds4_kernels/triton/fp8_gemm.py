@@ -28,6 +28,7 @@ from torch import Tensor
 from ds4_kernels.reference.w8a8 import BLOCK, as_bytes
 from ds4_kernels.triton.common import dot, pow2, to_bf16
 from ds4_kernels.triton.compile_case import CompileCase
+from ds4_kernels.triton.dependent import dependent, wait
 from ds4_kernels.tuning.tables import Tile
 
 ScaleForm = Literal["fp32", "u8", "packed"]
@@ -83,8 +84,9 @@ def store_tile(out, acc, mask):
 def _token_rows(
     a, a_scale, b, b_scale, out, M, N, K, group_m, a_m, a_g, a_scale_m, a_scale_g, a_scale_k, out_m, out_g,
     A_FORM: tl.constexpr, B_FORM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HALVES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HALVES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait(PDL)
     WIDTH: tl.constexpr = BLOCK_N // HALVES
     DEPTH: tl.constexpr = min(BLOCK_K, 128)
     CHUNKS: tl.constexpr = BLOCK_K // DEPTH
@@ -147,8 +149,9 @@ def _token_rows(
 def _weight_rows(
     a, a_scale, b, b_scale, out, M, N, K, group_m, a_m, a_g, a_scale_m, a_scale_g, a_scale_k, out_m, out_g,
     A_FORM: tl.constexpr, B_FORM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait(PDL)
     DEPTH: tl.constexpr = min(BLOCK_K, 128)
     CHUNKS: tl.constexpr = BLOCK_K // DEPTH
     first_token, first_weight = tile_position(tl.program_id(0), M, N, group_m, BLOCK_M, BLOCK_N)
@@ -208,7 +211,7 @@ def launch(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, out: Tensor, 
         a, a_scale, b, b_scale, out, tokens, n, k, tile.group_m, a.stride(0), a.stride(1),
         a_scale.stride(0), a_scale.stride(1), a_scale.stride(2), out.stride(0), out.stride(1),
         **_constexprs(tile, _FORMS[a_scale.dtype], _FORMS[b_scale.dtype]),
-        num_warps=tile.num_warps, num_stages=tile.num_stages,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, **dependent(a.device),
     )  # fmt: skip
 
 
@@ -249,7 +252,7 @@ def compile_case(
         config=f"{tile} {a_form} {b_form} {out_type}",
         kernel=_weight_rows if tile.swap else _token_rows,
         signature=signature,
-        constexprs=_constexprs(tile, a_form, b_form),
+        constexprs=_constexprs(tile, a_form, b_form) | {"PDL": True},
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         mma="e4m3",

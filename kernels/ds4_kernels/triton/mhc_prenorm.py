@@ -17,6 +17,7 @@ from ds4_kernels.reference.hyper_connections import SPLIT_UNIT, split_width
 from ds4_kernels.triton.arch import TileSet, num_sms, tile_set
 from ds4_kernels.triton.common import dot, to_bf16
 from ds4_kernels.triton.compile_case import CompileCase
+from ds4_kernels.triton.dependent import dependent, wait
 
 DEPTHS = (7168, 7680, 16384, 28672)
 
@@ -33,7 +34,12 @@ class Tile:
 
 _TILES: dict[TileSet, tuple[tuple[int, Tile], ...]] = {
     "sm12x": ((16, Tile(16, 128, 4, 3)), (1024, Tile(32, 64, 4, 3)), (1 << 62, Tile(128, 32, 8, 4))),
-    "sm90": ((16, Tile(16, 128, 4, 3)), (1024, Tile(64, 64, 4, 4)), (1 << 62, Tile(128, 64, 8, 4))),
+    "sm90": (
+        (16, Tile(16, 128, 4, 3)),
+        (64, Tile(64, 64, 4, 4)),
+        (2048, Tile(128, 64, 4, 3)),
+        (1 << 62, Tile(128, 64, 8, 4)),
+    ),
 }
 """Per tile set: (largest number of tokens, tile). On SM12x, where both operands of the MMA are registers, deeper or
 larger tiles spill; on Hopper 64 rows are the fewest that wgmma takes."""
@@ -49,8 +55,9 @@ def _round_to_tf32(x):
 def prenorm_kernel(
     x, fn, out, sqrsum, tokens, split_blocks,
     DEPTH: tl.constexpr, OUT: tl.constexpr, OUT_BLOCK: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait(PDL)
     token = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     split = tl.program_id(1)
     column = tl.arange(0, OUT_BLOCK)
@@ -99,6 +106,7 @@ def mhc_prenorm_gemm(x: Tensor, fn: Tensor, splits: int, exact: bool = True) -> 
         prenorm_kernel[grid](
             x, fn, out, sqrsum, tokens, width // SPLIT_UNIT,
             **_constexprs(tile, depth, outputs, exact), num_warps=tile.warps, num_stages=tile.stages,
+            **dependent(x.device),
         )  # fmt: skip
     return out, sqrsum
 
@@ -147,7 +155,7 @@ def _case(tiles: TileSet, tile: Tile, depth: int, outputs: int, exact: bool) -> 
             "tokens": "i32",
             "split_blocks": "i32",
         },
-        constexprs=dict(_constexprs(tile, depth, outputs, exact)),
+        constexprs=_constexprs(tile, depth, outputs, exact) | {"PDL": True},
         num_warps=tile.warps,
         num_stages=tile.stages,
         mma="bf16" if exact else "tf32",

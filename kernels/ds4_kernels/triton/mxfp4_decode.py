@@ -18,6 +18,7 @@ from torch import Tensor
 from ds4_kernels.triton import mxfp4_values as values
 from ds4_kernels.triton.arch import num_sms
 from ds4_kernels.triton.compile_case import CompileCase
+from ds4_kernels.triton.dependent import dependent, enter
 from ds4_kernels.triton.mxfp4_rows import (
     ACTIVATION,
     COLUMNS,
@@ -71,9 +72,10 @@ _MANY = Config(Tile(16, 2, True), Tile(32, 2, False), merge=True, fused=False)
 def _input_kernel(
     x, ids, planes, plan, counters, tokens, pairs, total,
     D: tl.constexpr, EXPERTS: tl.constexpr, FP8: tl.constexpr, MERGE: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
-    SCAN: tl.constexpr, ZERO_BLOCK: tl.constexpr,
+    SCAN: tl.constexpr, ZERO_BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """x BF16 ``[T, D]`` to planes (``fragment_order``); MERGE: plan of every pair; else counters ``[total]`` are zeroed."""
+    enter(PDL)
     per_token: tl.constexpr = (D // GROUP + BLOCK_GROUPS - 1) // BLOCK_GROUPS
     program = tl.program_id(0)
     if program < tokens * per_token:
@@ -184,7 +186,7 @@ def _input(chosen: Config, x: Tensor, ids: Tensor, planes: Tensor, scratch: Tens
     _input_kernel[(tokens * triton.cdiv(D // 128, INPUT_GROUPS) + more,)](
         x, ids, planes, scratch, scratch, tokens, pairs, scratch.numel(),
         D=D, EXPERTS=total, FP8=fp8, MERGE=chosen.merge, BLOCK_GROUPS=INPUT_GROUPS, SCAN=SCAN, ZERO_BLOCK=ZERO_BLOCK,
-        num_warps=1, num_stages=1,
+        num_warps=1, num_stages=1, **dependent(x.device),
     )  # fmt: skip
 
 
@@ -216,6 +218,7 @@ def _project(
         ROWS=rows, K=k, SLOTS=job.slots, TOPK=ids.shape[1], EXPERTS=total,
         FP8=fp8 and epilogue == ACTIVATION.value, MERGE=chosen.merge, SPLITS=splits, EPILOGUE=epilogue,
         BLOCK_M=tile.block_m, UNROLL=unroll, AHEAD=tile.ahead, num_warps=1, num_stages=1,
+        **dependent(x.device),
     )  # fmt: skip
     return parts
 
@@ -251,7 +254,7 @@ def _input_case(fp8: bool, merge: bool) -> CompileCase:
         },
         constexprs={
             "D": 4096, "EXPERTS": 256, "FP8": fp8, "MERGE": merge, "BLOCK_GROUPS": INPUT_GROUPS, "SCAN": SCAN,
-            "ZERO_BLOCK": ZERO_BLOCK,
+            "ZERO_BLOCK": ZERO_BLOCK, "PDL": True,
         },
         num_warps=1,
     )  # fmt: skip
@@ -286,7 +289,7 @@ def _rows_cases(config: Config, name: str, first: bool, splits: int, fp8: bool) 
             constexprs={
                 "ROWS": 4096, "K": 4096 if first else 2048, "SLOTS": 6 if first else 1, "TOPK": 6, "EXPERTS": 256,
                 "FP8": fp8, "MERGE": config.merge, "SPLITS": splits, "EPILOGUE": epilogue.value,
-                "BLOCK_M": tile.block_m, "UNROLL": unroll, "AHEAD": tile.ahead,
+                "BLOCK_M": tile.block_m, "UNROLL": unroll, "AHEAD": tile.ahead, "PDL": True,
             },
             num_warps=1,
             mma="bf16",

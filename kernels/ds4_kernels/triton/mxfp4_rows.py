@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from ds4_kernels.triton.common import INTERPRETED, dot, pow2, to_bf16
+from ds4_kernels.triton.dependent import let_next_start, wait
 from ds4_kernels.triton.mxfp4_values import (
     FACTOR_BIAS,
     FACTOR_MAX,
@@ -70,7 +71,7 @@ def _rows_kernel(
     x, w, s, ids, plan, parts, weights, result, counters, pairs, limit,
     ROWS: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, TOPK: tl.constexpr, EXPERTS: tl.constexpr,
     FP8: tl.constexpr, MERGE: tl.constexpr, SPLITS: tl.constexpr, EPILOGUE: tl.constexpr,
-    BLOCK_M: tl.constexpr, UNROLL: tl.constexpr, AHEAD: tl.constexpr,
+    BLOCK_M: tl.constexpr, UNROLL: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """parts FP32 ``[SPLITS, pairs, ROWS]`` from x ``[pairs / SLOTS, K]`` and one expert's ``[ROWS, K]`` a pair.
 
@@ -78,6 +79,9 @@ def _rows_kernel(
     makes result BF16 ``[pairs, ROWS / 2]`` (hidden), COMBINE result BF16 ``[pairs / TOPK, ROWS]``; both need counters
     int32, zero before, one a group of 128 hidden columns of a pair or one a tile of a token.
     """
+    let_next_start(PDL)
+    if MERGE or not AHEAD:
+        wait(PDL)
     tiles: tl.constexpr = ROWS // BLOCK_M
     split = tl.program_id(0) % SPLITS
     tile = tl.program_id(0) // SPLITS % tiles
@@ -88,8 +92,9 @@ def _rows_kernel(
         if here:
             _tile(
                 x, w, s, plan, parts, expert, split, tile * BLOCK_M, pair, pairs,
-                ROWS, K, SLOTS, MERGE, SPLITS, BLOCK_M, UNROLL, AHEAD,
+                ROWS, K, SLOTS, MERGE, SPLITS, BLOCK_M, UNROLL, AHEAD, PDL,
             )  # fmt: skip
+        wait(PDL)
         token = pair // TOPK
         if _is_last(counters + token * tiles + tile, TOPK * SPLITS):
             _combine(parts, ids, result, token, tile, pairs, ROWS, TOPK, EXPERTS, SPLITS, BLOCK_M)
@@ -101,19 +106,21 @@ def _rows_kernel(
             row = offset // GROUP * (ROWS // 2) + group * GROUP + offset % GROUP
         _tile(
             x, w, s, plan, parts, expert, split, row, pair, pairs,
-            ROWS, K, SLOTS, MERGE, SPLITS, BLOCK_M, UNROLL, AHEAD,
+            ROWS, K, SLOTS, MERGE, SPLITS, BLOCK_M, UNROLL, AHEAD, PDL,
         )  # fmt: skip
         if EPILOGUE == ACTIVATION:
             counter = counters + pair * (ROWS // (2 * GROUP)) + group
             if _is_last(counter, 2 * GROUP // BLOCK_M * SPLITS):
                 _activate(parts, weights, result, limit, pair, group, pairs, ROWS // 2, FP8, SPLITS)
+    else:
+        wait(PDL)
 
 
 @triton.jit
 def _tile(
     x, w, s, plan, parts, expert, split, first_row, pair, pairs,
     ROWS: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, MERGE: tl.constexpr, SPLITS: tl.constexpr,
-    BLOCK_M: tl.constexpr, UNROLL: tl.constexpr, AHEAD: tl.constexpr,
+    BLOCK_M: tl.constexpr, UNROLL: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_M rows from ``first_row`` times the part ``split`` of k, for the pair or for the pairs of its plan."""
     column = tl.arange(0, COLUMNS)
@@ -136,6 +143,7 @@ def _tile(
         acc = tl.zeros((BLOCK_M, COLUMNS), tl.float32)
         if AHEAD:
             words, scales = _fetch(w_at, s_at, 0, UNROLL)
+            wait(PDL)  # weights and ids are older than the kernel before
             for unit in tl.range(UNROLL, units, UNROLL, num_stages=1):
                 next_words, next_scales = _fetch(w_at, s_at, unit, UNROLL)
                 acc = _accumulate(acc, words, scales, x_at, unit - UNROLL, BLOCK_M, UNROLL)

@@ -15,6 +15,7 @@ from ds4_kernels.triton import attention_halves, attention_hopper, attention_mma
 from ds4_kernels.triton.arch import TileSet, num_sms, tile_set
 from ds4_kernels.triton.common import LOG2_E
 from ds4_kernels.triton.compile_case import CompileCase
+from ds4_kernels.triton.dependent import dependent
 
 _PREFILL_TILES = {
     "sm12x": {"BLOCK_H": 32, "BLOCK_C": 16, "num_warps": 8, "num_stages": 1, "STAGES": 3},
@@ -115,12 +116,12 @@ def sparse_attention_decode(
         swa_cache.stride(0) if extra_cache is None else extra_cache.stride(0), heads, out.shape[1], splits,
         HAS_SINK=sink is not None, HAS_EXTRA=extra_cache is not None, SPLIT=splits > 1,
         SWA_SHIFT=_shift(swa_block_size), EXTRA_SHIFT=_shift(extra_block_size), D=HEAD_DIM, ROPE=_ROPE, DATA=_DATA,
-        SCALES=_SCALES, **tile,
+        SCALES=_SCALES, **tile, **dependent(q.device),
     )  # fmt: skip
     if splits > 1:
         attention_mma.merge_kernel[(tokens, triton.cdiv(out.shape[1], MERGE_HEADS))](
             *parts, sink_or_q, out, lse, heads, out.shape[1], splits, HAS_SINK=sink is not None, BLOCK_H=MERGE_HEADS,
-            BLOCK_S=MAX_SPLITS, D=HEAD_DIM, num_warps=4, num_stages=1,
+            BLOCK_S=MAX_SPLITS, D=HEAD_DIM, num_warps=4, num_stages=1, **dependent(q.device),
         )  # fmt: skip
     return out, lse
 
@@ -230,6 +231,7 @@ def _decode_cases() -> list[CompileCase]:
                 constexprs = {
                     "HAS_SINK": sink, "HAS_EXTRA": extra is not None, "SPLIT": split, "SWA_SHIFT": _shift(64),
                     "EXTRA_SHIFT": _shift(extra or 1), "D": HEAD_DIM, "ROPE": _ROPE, "DATA": _DATA, "SCALES": _SCALES,
+                    "PDL": True,
                 }  # fmt: skip
                 note = f"{' split' if split else ''} extra {extra or '-'}{'' if sink else ' no sink'}"
                 cases.append(
@@ -270,7 +272,7 @@ def _merge_cases() -> list[CompileCase]:
     return [
         CompileCase(
             "sparse_attention_decode", f"merge{'' if sink else ' no sink'}", attention_mma.merge_kernel, signature,
-            {"HAS_SINK": sink, "BLOCK_H": MERGE_HEADS, "BLOCK_S": MAX_SPLITS, "D": HEAD_DIM}, 4,
+            {"HAS_SINK": sink, "BLOCK_H": MERGE_HEADS, "BLOCK_S": MAX_SPLITS, "D": HEAD_DIM, "PDL": True}, 4,
         )
         for sink in (True, False)
     ]  # fmt: skip
