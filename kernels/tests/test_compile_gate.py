@@ -50,6 +50,49 @@ def test_deliberately_bad_kernels_are_caught() -> None:
     assert "skipped" not in done.stdout
 
 
+WAITS = replace(GOOD, constexprs={**GOOD.constexprs, "PDL": True})
+
+
+@pytest.mark.parametrize(
+    ("case", "early", "reason"),
+    [
+        (WAITS, (), None),
+        (WAITS, None, "never waits"),
+        (WAITS, ("ld",), "ld on global memory before it waits"),
+        (replace(WAITS, early_reads=True), ("ld",), None),
+        (replace(WAITS, early_reads=True), ("atom", "ld", "st"), "atom, st on global memory before it waits"),
+        (GOOD, None, None),
+    ],
+)
+@pytest.mark.parametrize("arch", ["sm_90", "sm_120", "sm_121"])
+def test_a_dependent_kernel_waits_before_it_touches_memory(
+    arch: str, case: CompileCase, early: tuple[str, ...] | None, reason: str | None
+) -> None:
+    verdict = rules.judge(case, arch, Measurement(mma=("bf16",), early=early), "3.8.0")
+    assert (verdict.outcome, bool(verdict.reasons)) == (("ok", False) if reason is None else ("violation", True))
+    assert reason is None or reason in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("ptx", "early"),
+    [
+        ("ld.param.b64 %rd1, [p];\ngriddepcontrol.wait;\nld.global.b32 %r1, [%rd1];", ()),
+        ("@%p1 ld.global.L1::evict_first.v4.b32 {%r1}, [%rd1];\ngriddepcontrol.wait; // dummy %r2", ("ld",)),
+        (
+            "cp.async.cg.shared.global [%r1], [%rd1], 16;\natom.global.gpu.add.u32 %r1, [%rd1], 1;\ngriddepcontrol.wait;",
+            ("atom", "cp"),
+        ),
+        (
+            "st.volatile.global.b32 [%rd1], %r1;\nst.shared.b32 [%r1], %r2;\ngriddepcontrol.wait;\nred.global.add [%rd1];",
+            ("st",),
+        ),
+        ("griddepcontrol.launch_dependents;\nst.global.b32 [%rd1], %r1;", None),
+    ],
+)
+def test_what_stands_before_the_wait(ptx: str, early: tuple[str, ...] | None) -> None:
+    assert binary.before_the_wait(ptx) == early
+
+
 @pytest.mark.parametrize("version, before", [("3.6.0", True), ("3.7.1+git", True), ("3.8.0", False), ("4.0", False)])
 def test_half_rate_fp8_is_a_downgrade_before_triton_38(version: str, before: bool) -> None:
     assert rules.triton_before_38(version) is before

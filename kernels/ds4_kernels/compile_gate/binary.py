@@ -13,6 +13,8 @@ _MMA = re.compile(r"(?<![\w.])mma(?:\.sp(?:::\w+)?)?\.sync\.[\w.:]+")
 _WGMMA = re.compile(r"(?<![\w.])wgmma\.mma_async\.(?:sp\.)?[\w.:]+")
 _WGMMA_ANY = re.compile(r"(?<![\w.])wgmma\.")
 _TCGEN05 = re.compile(r"(?<![\w.])tcgen05\.")
+_WAIT = re.compile(r"(?<![\w.])griddepcontrol\.wait\b")
+_GLOBAL = re.compile(r"(?<![\w.])(ld|st|atom|red|cp)\.[\w.:]*global\b")
 _RESOURCE = re.compile(r"\b(REG|STACK|SHARED|LOCAL):(\d+)")
 
 
@@ -22,7 +24,8 @@ class Measurement:
 
     ``shared`` is what a block uses in all. ``stack`` and ``local`` are a thread's: registers that did not fit end up
     there. ``mma`` are the kinds of tensor-core instruction ("bf16", "e4m3", "mxf8f6f4", "tf32", "f16", "wgmma bf16",
-    ...), ``foreign`` the instruction families in the PTX that no SM12x has.
+    ...), ``foreign`` the instruction families in the PTX that no SM12x has. ``early`` are the instructions on global memory
+    before the first wait for the kernel before ("ld", "st", "atom", ...); None if it never waits.
     """
 
     shared: int = 0
@@ -31,6 +34,7 @@ class Measurement:
     local: int = 0
     mma: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    early: tuple[str, ...] | None = None
     seconds: float = 0.0
     error: str | None = None
 
@@ -46,7 +50,8 @@ class Measurement:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Measurement:
         """Raises TypeError or KeyError for anything but the output of ``as_json``."""
-        return Measurement(**{**data, "mma": tuple(data["mma"]), "foreign": tuple(data["foreign"])})
+        early = None if data["early"] is None else tuple(data["early"])
+        return Measurement(**{**data, "mma": tuple(data["mma"]), "foreign": tuple(data["foreign"]), "early": early})
 
 
 def mma_kinds(ptx: str) -> tuple[str, ...]:
@@ -60,6 +65,12 @@ def foreign_instructions(ptx: str) -> tuple[str, ...]:
     """Instruction families that exist on other architectures only."""
     families = (("wgmma", _WGMMA_ANY), ("tcgen05", _TCGEN05))
     return tuple(name for name, pattern in families if pattern.search(ptx))
+
+
+def before_the_wait(ptx: str) -> tuple[str, ...] | None:
+    """Kinds of instructions on global memory before the first ``griddepcontrol.wait``, sorted; None without one."""
+    wait = _WAIT.search(ptx)
+    return None if wait is None else tuple(sorted(set(_GLOBAL.findall(ptx, 0, wait.start()))))
 
 
 def resource_usage(cubin: bytes, folder: Path) -> dict[str, int]:

@@ -8,7 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ds4_kernels.compile_gate.binary import Measurement, foreign_instructions, mma_kinds, resource_usage
+from ds4_kernels.compile_gate.binary import (
+    Measurement,
+    before_the_wait,
+    foreign_instructions,
+    mma_kinds,
+    resource_usage,
+)
 from ds4_kernels.compile_gate.rules import CAPABILITY
 from ds4_kernels.triton.compile_case import CompileCase
 
@@ -38,6 +44,7 @@ def measure(case: CompileCase, arch: str) -> Measurement:
         local=usage.get("LOCAL", 0),
         mma=mma_kinds(ptx),
         foreign=foreign_instructions(ptx),
+        early=before_the_wait(ptx),
         seconds=seconds,
     )
 

@@ -93,7 +93,8 @@ def document(report: Report) -> dict[str, Any]:
     (null: all configurations), ``seconds`` (of the run), ``passed``, ``counts`` (rows by outcome), and ``rows``. A row:
     ``op``, ``config``, ``kernel``, ``arch``, ``tiles``, ``num_warps``, ``num_stages``, ``constexprs`` (as text),
     ``expected_mma`` (null: none), ``spill_free`` (whether spills count), then as measured ``shared`` (bytes a block),
-    ``registers``, ``stack`` and ``local`` (bytes a thread), ``mma`` and ``foreign`` (lists of names), ``seconds`` (of the
+    ``registers``, ``stack`` and ``local`` (bytes a thread), ``mma`` and ``foreign`` (lists of names), ``early`` (what
+    touches global memory before the kernel waits for the one before it; null: it never waits), ``seconds`` (of the
     compilation), ``cached`` (known from an earlier run), and ``outcome`` ("ok", "downgrade", "violation", "error") with
     ``reasons`` (list of texts). The measured numbers are null in a row whose outcome is "error".
     """
@@ -136,6 +137,7 @@ def _row_document(row: Row) -> dict[str, Any]:
         "local": measured.local if known else None,
         "mma": list(measured.mma),
         "foreign": list(measured.foreign),
+        "early": None if measured.early is None else list(measured.early),
         "seconds": round(measured.seconds, 3),
         "cached": row.cached,
         "outcome": row.verdict.outcome,

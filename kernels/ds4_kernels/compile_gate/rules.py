@@ -46,10 +46,10 @@ def applies(case: CompileCase, arch: str) -> bool:
 
 
 def judge(case: CompileCase, arch: str, measured: Measurement, triton_version: str) -> Verdict:
-    """The verdict on one configuration. On sm_90 only compile errors, shared memory and spills count."""
+    """The verdict on one configuration. On sm_90 only compile errors, shared memory, waits and spills count."""
     if measured.error is not None:
         return Verdict("error", (measured.error,))
-    reasons = _shared_violations(arch, measured)
+    reasons = _shared_violations(arch, measured) + _wait_violations(case, measured)
     spills = _spills(case, measured)
     downgrade = arch == "sm_121" and triton_before_38(triton_version) and _half_rate(case, measured)
     if arch != "sm_90":
@@ -66,6 +66,16 @@ def judge(case: CompileCase, arch: str, measured: Measurement, triton_version: s
 def _shared_violations(arch: str, measured: Measurement) -> list[str]:
     limit = SHARED_LIMIT[arch]
     return [f"shared memory {measured.shared:,} B > {limit:,} B"] if measured.shared > limit else []
+
+
+def _wait_violations(case: CompileCase, measured: Measurement) -> list[str]:
+    """A kernel that is launched before the one before it has ended: see ``triton.dependent``."""
+    if not case.constexprs.get("PDL"):
+        return []
+    if measured.early is None:
+        return ["is launched before the kernel before it has ended, and never waits for that"]
+    found = set(measured.early) - ({"ld"} if case.early_reads else set())
+    return [f"{_names(found)} on global memory before it waits for the kernel before it"] if found else []
 
 
 def _spills(case: CompileCase, measured: Measurement) -> list[str]:

@@ -16,7 +16,8 @@ class CompileCase:
     "*i32", "*i64", "i32", "i64", "fp32". Pointers are taken to be 16-byte aligned; ``divisible`` names integer
     arguments that are multiples of 16 besides. ``mma`` is the tensor-core instruction that must appear on SM12x (None: no
     dot in the kernel). ``tiles`` says which tile set ships it: "sm12x" cases are compiled for every arch, "sm90" cases
-    only for sm_90.
+    only for sm_90. ``early_reads``: launched dependently (``triton.dependent``), it reads what is older than the kernel
+    before it (weights) before it waits.
     """
 
     op: str
@@ -30,3 +31,4 @@ class CompileCase:
     spill_free: bool = True
     tiles: Literal["sm12x", "sm90"] = "sm12x"
     divisible: tuple[str, ...] = field(default=())
+    early_reads: bool = False

@@ -34,12 +34,7 @@ class Tile:
 
 _TILES: dict[TileSet, tuple[tuple[int, Tile], ...]] = {
     "sm12x": ((16, Tile(16, 128, 4, 3)), (1024, Tile(32, 64, 4, 3)), (1 << 62, Tile(128, 32, 8, 4))),
-    "sm90": (
-        (16, Tile(16, 128, 4, 3)),
-        (64, Tile(64, 64, 4, 4)),
-        (2048, Tile(128, 64, 4, 3)),
-        (1 << 62, Tile(128, 64, 8, 4)),
-    ),
+    "sm90": ((16, Tile(16, 128, 4, 3)), (1024, Tile(64, 64, 4, 4)), (1 << 62, Tile(128, 64, 8, 4))),
 }
 """Per tile set: (largest number of tokens, tile). On SM12x, where both operands of the MMA are registers, deeper or
 larger tiles spill; on Hopper 64 rows are the fewest that wgmma takes."""

@@ -186,7 +186,7 @@ def _input(chosen: Config, x: Tensor, ids: Tensor, planes: Tensor, scratch: Tens
     _input_kernel[(tokens * triton.cdiv(D // 128, INPUT_GROUPS) + more,)](
         x, ids, planes, scratch, scratch, tokens, pairs, scratch.numel(),
         D=D, EXPERTS=total, FP8=fp8, MERGE=chosen.merge, BLOCK_GROUPS=INPUT_GROUPS, SCAN=SCAN, ZERO_BLOCK=ZERO_BLOCK,
-        num_warps=1, num_stages=1, **dependent(x.device),
+        num_warps=1, num_stages=1, **_launch(chosen, x.device),
     )  # fmt: skip
 
 
@@ -218,9 +218,14 @@ def _project(
         ROWS=rows, K=k, SLOTS=job.slots, TOPK=ids.shape[1], EXPERTS=total,
         FP8=fp8 and epilogue == ACTIVATION.value, MERGE=chosen.merge, SPLITS=splits, EPILOGUE=epilogue,
         BLOCK_M=tile.block_m, UNROLL=unroll, AHEAD=tile.ahead, num_warps=1, num_stages=1,
-        **dependent(x.device),
+        **_launch(chosen, x.device),
     )  # fmt: skip
     return parts
+
+
+def _launch(chosen: Config, device: torch.device) -> dict[str, bool]:
+    """Merged, five kernels of a hundred microseconds and more: w2's programs in places that w13's could have cost 10 %."""
+    return dependent(device) if chosen.fused else {"PDL": False}
 
 
 def splits_for(blocks: int, units: int, programs: int) -> int:
@@ -254,7 +259,7 @@ def _input_case(fp8: bool, merge: bool) -> CompileCase:
         },
         constexprs={
             "D": 4096, "EXPERTS": 256, "FP8": fp8, "MERGE": merge, "BLOCK_GROUPS": INPUT_GROUPS, "SCAN": SCAN,
-            "ZERO_BLOCK": ZERO_BLOCK, "PDL": True,
+            "ZERO_BLOCK": ZERO_BLOCK, "PDL": not merge,
         },
         num_warps=1,
     )  # fmt: skip
@@ -289,10 +294,11 @@ def _rows_cases(config: Config, name: str, first: bool, splits: int, fp8: bool) 
             constexprs={
                 "ROWS": 4096, "K": 4096 if first else 2048, "SLOTS": 6 if first else 1, "TOPK": 6, "EXPERTS": 256,
                 "FP8": fp8, "MERGE": config.merge, "SPLITS": splits, "EPILOGUE": epilogue.value,
-                "BLOCK_M": tile.block_m, "UNROLL": unroll, "AHEAD": tile.ahead, "PDL": True,
+                "BLOCK_M": tile.block_m, "UNROLL": unroll, "AHEAD": tile.ahead, "PDL": config.fused,
             },
             num_warps=1,
             mma="bf16",
+            early_reads=config.fused,
         )
         for unroll in sorted({tile.unroll, 1})
     ]  # fmt: skip
