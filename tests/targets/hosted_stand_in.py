@@ -81,11 +81,12 @@ class HostedApi:
         if refusal is not None:
             return refusal
         self.answered += 1
-        thinks = (body.get("thinking") or {"type": "enabled"})[
-            "type"
-        ] == "enabled"  # the API's default; kwargs are ignored
+        return await self.answer(body)
+
+    async def answer(self, body: dict[str, Any]) -> Response:
+        """The same few words every time."""
         words = ["the ", "answer ", "is ", "four "][: body.get("max_tokens", 4)]
-        reasoning = ["two and two ", "make four "] if thinks else []
+        reasoning = ["two and two ", "make four "] if thinks(body) else []
         usage = self._usage(body, len(words) + len(reasoning), len(reasoning))
         if body.get("stream"):
             return StreamingResponse(self._stream(words, reasoning, usage), media_type="text/event-stream")
@@ -153,6 +154,11 @@ class HostedApi:
             "prompt_cache_miss_tokens": len(tokens) - hit,
             "completion_tokens_details": {"reasoning_tokens": reasoned},
         }
+
+
+def thinks(body: dict[str, Any]) -> bool:
+    """Whether the request lets the model think: the API's default, and ``chat_template_kwargs`` are ignored."""
+    return (body.get("thinking") or {"type": "enabled"})["type"] == "enabled"
 
 
 def _has_key(request: Request) -> bool:
