@@ -76,6 +76,19 @@ def mcnemar(lost: int, won: int) -> float:
     return min(1.0, 2 * min(mcnemar_loss(lost, won), mcnemar_loss(won, lost)))
 
 
+def detectable_loss(items: int, margin: float, fail_alpha: float, power: float = 0.80) -> float | None:
+    """The smallest true loss (a share of the items) that FAILs in ``power`` of runs if no other answer changes.
+
+    A FAIL needs McNemar's exact p at ``fail_alpha`` and a loss beyond ``margin``; answers that change both ways hide it, so
+    no run sees less than this. None where the items are too few for any FAIL.
+    """
+    from scipy.special import bdtri
+
+    fewest = max(math.ceil(-math.log2(fail_alpha)), math.floor(margin * items) + 1)
+    # bdtri(k, n, y) is the p at which at most k of n have chance y.
+    return float(bdtri(fewest - 1, items, 1 - power)) if fewest <= items else None
+
+
 def tango_z(counts: PairedCounts, difference: float) -> float:
     """Score statistic of "the true difference is ``difference``": standard normal if it is.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ds4bench.spec.gate import GateSpec
+    from ds4bench.spec.rules import PairedItemsRule
     from ds4bench.stats.decision import Spread
     from ds4bench.verdicts.rules.comparison import ComparingRule
 
@@ -35,10 +36,11 @@ class Sight:
 
 
 def foresee(spec: GateSpec, baseline: Baseline | None) -> list[Sight]:
-    """One entry a comparing rule whose noise is known; nothing without a baseline. Pure."""
+    """One entry a comparing rule whose noise is known, and one a rule of paired items; nothing without a baseline. Pure."""
     if baseline is None:
         return []
     sights = [_sight(rule, spec, baseline) for rule in comparing_rules(spec)]
+    sights += [_paired_sight(rule, spec, baseline) for rule in spec.rules if rule.kind == "paired_items"]
     return [sight for sight in sights if sight is not None]
 
 
@@ -60,6 +62,18 @@ def _sight(rule: ComparingRule, spec: GateSpec, baseline: Baseline) -> Sight | N
         return Sight(rule.name, f"{rule.name}: {mde.sentence(now, name)}", mde.refusal(rule.margin, now, name))
     own = _own_spread(rule, spec, baseline)
     return None if own is None else Sight(rule.name, f"{rule.name}: {mde.sentence(own)}")
+
+
+def _paired_sight(rule: PairedItemsRule, spec: GateSpec, baseline: Baseline) -> Sight | None:
+    """For answers that are right or wrong: what their number alone allows. With a floor half of the error rate is its."""
+    from ds4bench.stats.paired import detectable_loss
+
+    items = spec.matrix.items() or len({(script.cell, script.key) for script in baseline.scripts})
+    if rule.scale != "pass_fail" or not items:
+        return None
+    loss = detectable_loss(items, rule.margin, rule.fail_alpha / (1 if rule.floor is None else 2))
+    seen = "no loss" if loss is None else f"a loss of {100 * loss:.1f} points or more"
+    return Sight(rule.name, f"{rule.name}: with {items} items this gate can see {seen}, if no other answer changes")
 
 
 def _own_spread(rule: ComparingRule, spec: GateSpec, baseline: Baseline) -> Spread | None:

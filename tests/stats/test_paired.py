@@ -14,6 +14,7 @@ from scipy import stats
 from ds4bench.stats.paired import (
     PairedCounts,
     constrained_lost,
+    detectable_loss,
     mcnemar,
     mcnemar_loss,
     paired_bootstrap,
@@ -181,3 +182,19 @@ def test_many_sign_flips_are_sampled_near_the_normal() -> None:
 def test_answers_that_cannot_be_compared_are_refused(call, why: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=why):
         call()
+
+
+@pytest.mark.parametrize(("items", "margin", "fail_alpha"), [(60, 0.1, 0.01), (1319, 0.015, 0.01), (14, 0.06, 0.01)])
+def test_the_detectable_loss_is_found_in_four_of_five_simulated_runs(
+    items: int, margin: float, fail_alpha: float
+) -> None:
+    loss = detectable_loss(items, margin, fail_alpha)
+    assert loss is not None
+    lost = np.random.default_rng(5).binomial(items, loss, size=20_000)
+    found = [mcnemar_loss(int(n), 0) <= fail_alpha and n / items > margin for n in lost]
+    assert float(np.mean(found)) == pytest.approx(0.80, abs=0.01)
+
+
+def test_six_items_can_never_fail_at_one_percent() -> None:
+    assert detectable_loss(6, 0.01, 0.01) is None  # 2^-6 is more than 0.01
+    assert detectable_loss(7, 0.01, 0.01) is not None

@@ -29,6 +29,7 @@ from ds4bench.spec.load import EffectiveGate, effective, load_gate
 from ds4bench.spec.rules import PairedItemsRule
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early
+from ds4bench.verdicts.foresight import foresee
 from tests.records import baseline_of, batch_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -264,3 +265,15 @@ def test_fractional_scores_in_a_pass_fail_rule_are_said_to_be_in_the_wrong_place
 def test_a_rule_that_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         PairedItemsRule.model_validate({"kind": "paired_items", "name": "x", "score": "strict", "margin": 0.1, **wrong})
+
+
+def test_what_the_number_of_items_allows_is_said_before_the_run() -> None:
+    gate = gate_of("smoke")
+    baseline = baseline_of(run_of(gate, [[1.0]] * 60))
+    (sight,) = foresee(gate.spec, baseline)
+    assert sight.sentence == (
+        "strict: with 60 items this gate can see a loss of 14.7 points or more, if no other answer changes"
+    )
+    assert sight.refusal is None
+    (full,) = foresee(gate_of("full").spec, baseline)
+    assert full.sentence.startswith("strict: with 1319 items this gate can see a loss of 1.")
