@@ -180,7 +180,7 @@ def decoded(inputs: dict[str, object], config: object) -> torch.Tensor:
         (True, False, 9, "none"),
     ],
 )
-@pytest.mark.parametrize("tile", [(32, 1, True), (32, 2, False), (16, 2, True)])
+@pytest.mark.parametrize("tile", [pytest.param((32, 1, True), marks=pytest.mark.slow), (32, 2, False), (16, 2, True)])
 def test_every_way_to_decode_equals_the_contract(
     tile: tuple[int, int, bool], merge: bool, fused: bool, tokens: int, routing: str, mode: str
 ) -> None:

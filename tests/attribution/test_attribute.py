@@ -83,6 +83,7 @@ def forget_last_step(folder: Path) -> None:
     state.write_text(json.dumps(document))
 
 
+@pytest.mark.slow
 def test_a_sabotaged_op_is_named_and_a_resume_repeats_nothing(folder: Path) -> None:
     code, document, err = attribute(folder, "--ops", "mhc_post,route", sabotage="mhc_post:1.4")
     assert (code, document["verdict"]) == (1, "FAIL"), err

@@ -84,6 +84,7 @@ def test_only_a_gate_that_compares_is_measured_twice_and_one_serve_carries_all(
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_suite_goes_on_where_it_stopped(promoted: tuple[int, dict[str, Any]], folder: Path) -> None:
     process = start(folder, *promote("--baseline", "here"))
     state = wait_for_gate(folder, process, 1, promoted[1]["suite_run"])
