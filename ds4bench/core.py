@@ -244,9 +244,7 @@ class KernelUse(msgspec.Struct, frozen=True, kw_only=True):
                 yield hook
 
 
-EMBEDDED_ENGINE = "ds4bench-embedded"
-"""What our own engine calls itself in /version."""
-
+EMBEDDED_ENGINE = "ds4bench-embedded"  # what our own engine calls itself in /version
 UNKNOWN_METHOD = "unknown-"
 """Before the depth of a speculation whose method the serve does not tell."""
 

@@ -16,7 +16,7 @@ from ds4bench.attribution.search import Effect, Findings, Group, OpSet, follow, 
 from ds4bench.core import Baseline, GateVerdict, KernelUse, RunData
 from ds4bench.errors import TargetError
 from ds4bench.run_session import fit_for_baseline, judged, measure, started
-from ds4bench.store import attributions, baselines, runs
+from ds4bench.store import attributions, baselines, ids, runs
 from ds4bench.store.attributions import AttributionRun, BaselineRun, GroupRow, Step
 from ds4bench.targets.kernels import BUNDLED, ENGINE, choice_of
 
@@ -217,7 +217,7 @@ class AttributionRunner:
 def new_state(prepared: Prepared, wanted: Effect, asked: dict[str, object], groups: list[Group]) -> AttributionRun:
     """The beginning of an attribution."""
     return AttributionRun(
-        schema=attributions.SCHEMA, run_id=attributions.new_id(prepared.name), gate=prepared.name,
+        schema=attributions.SCHEMA, run_id=ids.new_id(prepared.name), gate=prepared.name,
         profile=prepared.gate.profile, wanted=wanted.value, asked=asked,
         groups=[GroupRow(name=group.name, ops=list(group.ops)) for group in groups],
     )  # fmt: skip

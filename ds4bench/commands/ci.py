@@ -13,7 +13,7 @@ from ds4bench.errors import SpecError
 from ds4bench.interleaved import InterleavedRunner, Side
 from ds4bench.run_session import RunInterruptedError, TargetOptions
 from ds4bench.spec.suite import SuiteEntry, SuiteSpec, load_suite
-from ds4bench.store.suite_runs import new_suite_id
+from ds4bench.store.ids import new_id
 from ds4bench.suite_runner import make_jobs
 from ds4bench.verdicts.exit_codes import EXIT
 from ds4bench.verdicts.promotion import promotion
@@ -46,7 +46,7 @@ def run_ci(options: CiOptions) -> int:
     jobs = make_jobs(suite, data_paths(options.data))
     head = working_tree(Path.cwd())
     progress = make_progress(quiet=options.reports.quiet or options.reports.json)
-    run_id = new_suite_id("ci")
+    run_id = new_id("ci")
     with checked_out(head.path, options.base) as base:
         progress.note(f"base {base.label} ({options.base}) against {head.label}, blocks in the order A B B A ...")
         runner = InterleavedRunner(

@@ -12,7 +12,7 @@ from ds4bench.commands.gate import INTERRUPTED
 from ds4bench.errors import SpecError
 from ds4bench.run_session import RunInterruptedError, TargetOptions
 from ds4bench.spec.suite import load_suite
-from ds4bench.store import suite_runs
+from ds4bench.store import ids, suite_runs
 from ds4bench.suite_runner import SuiteRunner, lines_of, make_jobs, reopen
 from ds4bench.targets.choice import Serving
 from ds4bench.targets.pacing import Account
@@ -108,7 +108,7 @@ def _state(options: PromoteOptions) -> tuple[suite_runs.SuiteRun, TargetOptions]
     }
     name = load_suite(suite).name
     state = suite_runs.SuiteRun(
-        schema=suite_runs.SCHEMA, run_id=suite_runs.new_suite_id(name), suite=suite, baseline=options.baseline,
+        schema=suite_runs.SCHEMA, run_id=ids.new_id(name), suite=suite, baseline=options.baseline,
         asked=asked, gates=[],
     )  # fmt: skip
     return state, target

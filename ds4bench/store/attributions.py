@@ -9,7 +9,7 @@ import msgspec
 from ds4bench.core import Estimate
 from ds4bench.errors import StoreError
 from ds4bench.paths import state_dir
-from ds4bench.store import documents, ids
+from ds4bench.store import documents
 
 SCHEMA = 1
 FILE = "attribution.json"
@@ -78,11 +78,6 @@ def attributions_dir() -> Path:
 def folder_of(run_id: str) -> Path:
     """The folder of an attribution; need not exist."""
     return attributions_dir() / run_id
-
-
-def new_id(gate: str) -> str:
-    """A name that sorts by time."""
-    return ids.new_id(gate)
 
 
 def save(run: AttributionRun) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from ds4bench.errors import StoreError
 from ds4bench.paths import state_dir
-from ds4bench.store import documents, ids
+from ds4bench.store import documents
 
 SCHEMA = 1
 FILE = "suite.json"
@@ -54,11 +54,6 @@ class SuiteRun(msgspec.Struct, kw_only=True):
 def suites_dir() -> Path:
     """Where suite runs are kept."""
     return state_dir() / "suites"
-
-
-def new_suite_id(suite: str) -> str:
-    """A name that sorts by time."""
-    return ids.new_id(suite)
 
 
 def folder_of(run_id: str) -> Path:

@@ -224,7 +224,7 @@ def _project(
 
 
 def _launch(chosen: Config, device: torch.device) -> dict[str, bool]:
-    """Merged, five kernels of a hundred microseconds and more: w2's programs in places that w13's could have cost 10 %."""
+    """Merged kernels take a hundred microseconds and more: there launching early cost up to 10 % (docs/speed.md)."""
     return dependent(device) if chosen.fused else {"PDL": False}
 
 
