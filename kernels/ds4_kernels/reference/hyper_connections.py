@@ -27,8 +27,8 @@ def split_width(depth: int, splits: int) -> int:
 def mhc_prenorm_gemm(x: Tensor, fn: Tensor, splits: int, exact: bool = True) -> tuple[Tensor, Tensor]:
     """Partial products and partial sums of squares: (out FP32 ``[splits, M, N]``, sqrsum FP32 ``[splits, M]``).
 
-    x BF16 ``[M, K]``, fn FP32 ``[N, K]`` (N is 24, or 4 for the head). ``exact`` False lets a kernel round fn to TF32;
-    here both forms are the FP64 result.
+    x BF16 ``[M, K]``, fn FP32 ``[N, K]`` (N is 24, or 4 for the head). ``exact`` False lets a kernel round fn to 16
+    mantissa bits; here both forms are the FP64 result.
     """
     width = split_width(x.shape[1], splits)
     pad = width * splits - x.shape[1]

@@ -59,20 +59,6 @@ def _widen(words, scales, FIRST: tl.constexpr, GROUPS: tl.constexpr, BLOCK_C: tl
 
 
 @triton.jit
-def _widen_rope(words, BLOCK_C: tl.constexpr):
-    """BF16 ``[C, 64]`` from two to a word."""
-    if INTERPRETED:
-        half = (words[:, :, None] >> (16 * tl.arange(0, 2))[None, None, :]) & 0xFFFF
-        rope = (half << 16).to(tl.float32, bitcast=True).to(tl.bfloat16)
-    else:
-        low, high = tl.inline_asm_elementwise(
-            "mov.b32 {$0, $1}, $2;", "=h,=h,r", [words], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=1
-        )
-        rope = tl.join(low, high)
-    return tl.reshape(rope, (BLOCK_C, 64))
-
-
-@triton.jit
 def _load_words(row, valid, FIRST: tl.constexpr, GROUPS: tl.constexpr):
     position = (FIRST + tl.arange(0, GROUPS))[None, :, None] * 16 + tl.arange(0, 16)[None, None, :]
     return tl.load(row[:, None, None] + position, mask=valid[:, None, None], other=0)
@@ -100,9 +86,9 @@ def _fetch(
     slot, mine, compressed, swa_cache, extra_cache, swa_total, extra_total, swa_stride, extra_stride,
     HAS_EXTRA: tl.constexpr, SWA_SHIFT: tl.constexpr, EXTRA_SHIFT: tl.constexpr, DATA: tl.constexpr, SCALES: tl.constexpr,
 ):  # fmt: skip
-    """A tile's keys: the first three groups of either half (the program's own first), group 3, rope, scales, valid.
+    """A tile's keys: the first three groups of either half (the program's own first), where group 3 is, rope, scales, valid.
 
-    All are words of 4 bytes: bytes that live across a loop take a register each.
+    Codes and scales are words of 4 bytes: bytes that live across a loop take a register each.
     """
     other = 4 - mine
     total = swa_total
@@ -120,11 +106,11 @@ def _fetch(
     offset = slot & ((1 << shift) - 1)
     row = (swa_cache + tl.multiple_of(block + offset * DATA, 16)).to(tl.pointer_type(tl.int32))
     scales = (swa_cache + tl.multiple_of(block + (DATA << shift) + offset * SCALES, 8)).to(tl.pointer_type(tl.int32))
-    rope = tl.load((row + 112)[:, None] + tl.arange(0, 32)[None, :], mask=valid[:, None], other=0)
+    rope = (row + 112).to(tl.pointer_type(tl.bfloat16))[:, None] + tl.arange(0, 64)[None, :]
     return (
         _load_words(row + mine * 16, valid, 0, 2), _load_words(row + mine * 16, valid, 2, 1),
         _load_words(row + other * 16, valid, 0, 2), _load_words(row + other * 16, valid, 2, 1),
-        _load_words(row, valid, 3, 1), rope,
+        row, tl.load(rope, mask=valid[:, None], other=0.0),
         tl.load(scales + mine // 4, mask=valid, other=0), tl.load(scales + other // 4, mask=valid, other=0), valid,
     )  # fmt: skip
 
@@ -187,8 +173,10 @@ def decode_kernel(
     a1 = tl.zeros((BLOCK_H, 64), tl.float32)
     a2 = tl.zeros((BLOCK_H, 64), tl.float32)
     slot = _load_slots(begin, end, swa_tiles, swa_slots, swa_len, extra_slots, extra_len, HAS_EXTRA, BLOCK_C)
-    for tile in range(begin, end):
-        w0, w1, w2, w3, w4, w5, s0, s1, valid = _fetch(
+    # Two stages fetch a tile's keys by cp.async while the one before it is worked on. Over few tiles that costs more than
+    # it hides.
+    for tile in tl.range(begin, end, num_stages=1 if SPLIT else 2):
+        w0, w1, w2, w3, start, k5, s0, s1, valid = _fetch(
             slot, mine, tile >= swa_tiles, swa_cache, extra_cache, swa_slots_total, extra_slots_total, swa_stride,
             extra_stride, HAS_EXTRA, SWA_SHIFT, EXTRA_SHIFT, DATA, SCALES,
         )  # fmt: skip
@@ -197,8 +185,11 @@ def decode_kernel(
         k1 = _widen(w1, s0, 2, 1, BLOCK_C)
         k2 = _widen(w2, s1, 0, 2, BLOCK_C)
         k3 = _widen(w3, s1, 2, 1, BLOCK_C)
-        k4 = _widen(w4, tl.where(low, s0, s1), 3, 1, BLOCK_C)
-        k5 = _widen_rope(w5, BLOCK_C)
+        # A load in a branch is not fetched ahead: with it two programs would not fit a multiprocessor's shared memory.
+        if low:
+            k4 = _widen(_load_words(start, valid, 3, 1), s0, 3, 1, BLOCK_C)
+        else:
+            k4 = _widen(_load_words(start, valid, 3, 1), s1, 3, 1, BLOCK_C)
         scores = dot(q5, tl.trans(k5), tl.zeros((BLOCK_H, BLOCK_C), tl.float32))
         scores = dot(q4, tl.trans(k4), scores)
         scores = dot(q3, tl.trans(k3), scores)

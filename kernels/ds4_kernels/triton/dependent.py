@@ -2,7 +2,8 @@
 costs less of the microseconds that a small kernel takes. Compute capability 9.0 and later; elsewhere nothing changes.
 
 A kernel that is launched so must have waited before it reads what an earlier kernel wrote, or writes what one reads, and in
-every program: who waits for this kernel takes all earlier ones to have ended too.
+every program: who waits for this kernel takes all earlier ones to have ended too. Before it waits it may ask for weights
+(``fetch_into_l2``): a request to the cache reads nothing.
 
 Most kernels only wait. One that lets the next come at its start gives away places that its own programs, or pipelines of
 the next, would have used: on an H200 decode attention was slower so, the cache writers were faster (docs/speed.md).
@@ -50,3 +51,12 @@ def enter(PDL: tl.constexpr):
     """For a kernel with nothing to do before what it waits for: wait, and let the next come."""
     wait(PDL)
     let_next_start(PDL)
+
+
+@triton.jit
+def fetch_into_l2(at, PDL: tl.constexpr):
+    """Ask for the cache lines at pointers ``at``, for a kernel that loads them after its wait."""
+    if PDL:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
+        )

@@ -28,12 +28,14 @@ from torch import Tensor
 from ds4_kernels.reference.w8a8 import BLOCK, as_bytes
 from ds4_kernels.triton.common import dot, pow2, to_bf16
 from ds4_kernels.triton.compile_case import CompileCase
-from ds4_kernels.triton.dependent import dependent, wait
+from ds4_kernels.triton.dependent import dependent, fetch_into_l2, let_next_start, wait
 from ds4_kernels.tuning.tables import Tile
 
 ScaleForm = Literal["fp32", "u8", "packed"]
 
 _ALIGNMENT = 16
+_EARLY_WEIGHTS = 512
+"""Bytes of each weight row that a program of ``_weight_rows`` with many tokens asks for before it waits."""
 _PER_THREAD = 64
 """FP32 sums a thread holds at most per dot: the sums and one unscaled product then fit its 255 registers."""
 
@@ -149,8 +151,14 @@ def _token_rows(
 def _weight_rows(
     a, a_scale, b, b_scale, out, M, N, K, group_m, a_m, a_g, a_scale_m, a_scale_g, a_scale_k, out_m, out_g,
     A_FORM: tl.constexpr, B_FORM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if EARLY > 0:
+        _, first = tile_position(tl.program_id(0), M, N, group_m, BLOCK_M, BLOCK_N)
+        row = tl.minimum(first + tl.arange(0, BLOCK_N), N - 1)
+        lines = (tl.arange(0, EARLY // 128) * 128)[None, :]
+        fetch_into_l2((b + (tl.program_id(1).to(tl.int64) * N + row) * K)[:, None] + lines, PDL)
+    let_next_start(PDL)  # all programs are there at once, and most of a multiprocessor's shared memory is one's own
     wait(PDL)
     DEPTH: tl.constexpr = min(BLOCK_K, 128)
     CHUNKS: tl.constexpr = BLOCK_K // DEPTH
@@ -265,7 +273,10 @@ def compile_case(
 
 def _constexprs(tile: Tile, a_form: ScaleForm, b_form: ScaleForm) -> dict[str, Any]:
     sizes: dict[str, Any] = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k}
-    if not tile.swap:
+    if tile.swap:
+        # With few tokens a program ends so soon that what it asks for early only delays the program before it.
+        sizes["EARLY"] = _EARLY_WEIGHTS if tile.block_m >= 32 and tile.block_k >= _EARLY_WEIGHTS else 0
+    else:
         per_thread = tile.block_m * tile.block_n // (32 * tile.num_warps)
         sizes["HALVES"] = 2 if per_thread > _PER_THREAD else 1
     return {"A_FORM": a_form, "B_FORM": b_form, **sizes}

@@ -1,7 +1,8 @@
 """Split-K GEMM of the streams with the hyper-connection weights, and the sums of squares from the same read of x.
 
-x is BF16, so only fn is rounded. The exact variant writes fn as a sum of three BF16 numbers (8 + 8 + 8 mantissa bits)
-and multiplies each with BF16 tensor cores; the op is bound by reading x, so the two more products cost little.
+x is BF16, so only fn is rounded. The exact variant writes fn as a sum of three BF16 numbers (8 + 8 + 8 mantissa bits),
+the other one of two, which still are five bits more than TF32 has, and multiplies each with BF16 tensor cores. (TF32's
+own MMA wants x widened to 32 bits in shared memory, and took twice as long on an H200.)
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ DEPTHS = (7168, 7680, 16384, 28672)
 
 @dataclass(frozen=True)
 class Tile:
-    """Tokens and depth of a tile, warps, pipeline stages."""
+    """Tokens and depth of a tile, warps, pipeline stages, programs that a multiprocessor should have."""
 
     tokens: int
     depth: int
     warps: int
     stages: int
+    programs: int = 2
 
 
 _TILES: dict[TileSet, tuple[tuple[int, Tile], ...]] = {
     "sm12x": ((16, Tile(16, 128, 4, 3)), (1024, Tile(32, 64, 4, 3)), (1 << 62, Tile(128, 32, 8, 4))),
-    "sm90": ((16, Tile(16, 128, 4, 3)), (1024, Tile(64, 64, 4, 4)), (1 << 62, Tile(128, 64, 8, 4))),
+    "sm90": (
+        (16, Tile(16, 128, 4, 3)),
+        (128, Tile(64, 64, 4, 4)),
+        (2048, Tile(128, 64, 8, 4, programs=1)),
+        (1 << 62, Tile(128, 64, 8, 4)),
+    ),
 }
 """Per tile set: (largest number of tokens, tile). On SM12x, where both operands of the MMA are registers, deeper or
 larger tiles spill; on Hopper 64 rows are the fewest that wgmma takes."""
-
-
-@triton.jit
-def _round_to_tf32(x):
-    bits = x.to(tl.int32, bitcast=True)
-    return ((bits + 0xFFF + ((bits >> 13) & 1)) & -8192).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["tokens", "split_blocks"])
@@ -60,28 +61,26 @@ def prenorm_kernel(
     x_tile = x + tl.minimum(token, tokens - 1).to(tl.int64)[:, None] * DEPTH + lane[None, :]
     fn_tile = fn + tl.minimum(column, OUT - 1)[:, None] * DEPTH + lane[None, :]
     product = tl.zeros((BLOCK_M, OUT_BLOCK), tl.float32)
-    squares = tl.zeros((BLOCK_M,), tl.float32)
+    squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)  # summed over K once at the end: a sum a step is shuffles a step
     begin = split * split_blocks * UNIT
     end = tl.minimum(begin + split_blocks * UNIT, DEPTH)
     for k in range(begin, end, BLOCK_K):
         values = tl.load(x_tile + k)
         weight = tl.load(fn_tile + k, mask=(column < OUT)[:, None], other=0.0)
         wide = values.to(tl.float32)
-        squares += tl.sum(wide * wide, axis=1)
+        squares += wide * wide
+        high = to_bf16(weight)
+        rest = weight - high.to(tl.float32)
+        middle = to_bf16(rest)
+        low = to_bf16(rest - middle.to(tl.float32))  # before the products: between two of them it holds up the second
+        product = dot(values, tl.trans(high), product)
+        product = dot(values, tl.trans(middle), product)
         if EXACT:
-            high = to_bf16(weight)
-            rest = weight - high.to(tl.float32)
-            middle = to_bf16(rest)
-            low = to_bf16(rest - middle.to(tl.float32))
-            product = dot(values, tl.trans(high), product)
-            product = dot(values, tl.trans(middle), product)
             product = dot(values, tl.trans(low), product)
-        else:
-            product = tl.dot(wide, tl.trans(_round_to_tf32(weight)), product, input_precision="tf32")
     row = split.to(tl.int64) * tokens + token
     live = token < tokens
     tl.store(out + row[:, None] * OUT + column[None, :], product, mask=live[:, None] & (column < OUT)[None, :])
-    tl.store(sqrsum + row, squares, mask=live)
+    tl.store(sqrsum + row, tl.sum(squares, axis=1), mask=live)
 
 
 def mhc_prenorm_gemm(x: Tensor, fn: Tensor, splits: int, exact: bool = True) -> tuple[Tensor, Tensor]:
@@ -107,9 +106,9 @@ def mhc_prenorm_gemm(x: Tensor, fn: Tensor, splits: int, exact: bool = True) -> 
 
 
 def prenorm_splits(tokens: int, depth: int, device: torch.device) -> int:
-    """A power of two of splits that gives every multiprocessor about two programs, without empty splits."""
-    blocks = -(-max(tokens, 1) // _tile(tokens, tile_set(device)).tokens)
-    wanted = max(1, 2 * num_sms(device) // blocks)
+    """A power of two of splits that gives every multiprocessor its programs, without empty splits."""
+    tile = _tile(tokens, tile_set(device))
+    wanted = max(1, tile.programs * num_sms(device) // -(-max(tokens, 1) // tile.tokens))
     return 1 << (min(wanted, depth // SPLIT_UNIT).bit_length() - 1)
 
 
@@ -125,7 +124,7 @@ def _constexprs(tile: Tile, depth: int, outputs: int, exact: bool) -> dict[str, 
 
 
 def compile_cases() -> list[CompileCase]:
-    """Every tile of both sets at every depth, exact and TF32, and the head's four outputs."""
+    """Every tile of both sets at every depth, three and two terms, and the head's four outputs."""
     return [
         _case(tiles, tile, depth, outputs, exact)
         for tiles, ladder in _TILES.items()
@@ -140,7 +139,7 @@ def compile_cases() -> list[CompileCase]:
 def _case(tiles: TileSet, tile: Tile, depth: int, outputs: int, exact: bool) -> CompileCase:
     return CompileCase(
         op="mhc_prenorm_gemm",
-        config=f"{tile.tokens}x{tile.depth} w{tile.warps} s{tile.stages} {'exact' if exact else 'tf32'} [{outputs}, {depth}]",
+        config=f"{tile.tokens}x{tile.depth} w{tile.warps} s{tile.stages} terms {3 if exact else 2} [{outputs}, {depth}]",
         kernel=prenorm_kernel,
         signature={
             "x": "*bf16",
@@ -153,6 +152,6 @@ def _case(tiles: TileSet, tile: Tile, depth: int, outputs: int, exact: bool) -> 
         constexprs=_constexprs(tile, depth, outputs, exact) | {"PDL": True},
         num_warps=tile.warps,
         num_stages=tile.stages,
-        mma="bf16" if exact else "tf32",
+        mma="bf16",
         tiles=tiles,
     )

@@ -116,7 +116,7 @@ def head(original: Function) -> Function:
 def prenorm_gemm(original: Function) -> Function:
     """For ``tf32_hc_prenorm_gemm``: writes ``out`` FP32 ``[S, T, 24]`` and ``sqrsum`` FP32 ``[S, T]``.
 
-    Where a split begins differs from the engine; whoever reads them sums over the splits.
+    Where a split begins differs from the engine; whoever reads them sums over the splits. The engine's own rounds fn to TF32.
     """
 
     def tf32_hc_prenorm_gemm(x: Tensor, fn: Tensor, out: Tensor, sqrsum: Tensor, num_split: int) -> Declined | None:
@@ -124,7 +124,7 @@ def prenorm_gemm(original: Function) -> Function:
             return decline(f"x {x.dtype} of {x.shape[1]}, fn {fn.dtype}")
         if out.shape[0] != num_split:
             return decline(f"{out.shape[0]} rows of output for {num_split} splits")
-        partial, squares = ops.call("mhc_prenorm_gemm", x.contiguous(), fn.contiguous(), num_split)
+        partial, squares = ops.call("mhc_prenorm_gemm", x.contiguous(), fn.contiguous(), num_split, exact=False)
         out.copy_(partial)
         sqrsum.copy_(squares)
         return None
