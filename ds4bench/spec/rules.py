@@ -48,9 +48,9 @@ class RatioRule(SpecModel):
 class GeomeanRatioRule(SpecModel):
     """One endpoint over all cells: the geometric mean of candidate / baseline of the cells' run means.
 
-    Runs are paired by repeat. ``margin`` is the worsening that is tolerated, and must be twice the measured noise to
-    pass. A single cell fails by ``cell_margin`` after Holm's correction over the cells. ``session_cv`` and
-    ``interleaved_cv`` are those of ``RatioRule``.
+    Runs are paired by repeat. ``margin`` is the worsening that is tolerated, and must be twice the measured noise (of five
+    runs, or what more of them resolve) to pass. A single cell fails by ``cell_margin`` after Holm's correction over the
+    cells. ``session_cv`` and ``interleaved_cv`` are those of ``RatioRule``.
     """
 
     kind: Literal["geomean_ratio"]

@@ -33,6 +33,8 @@ from ds4bench.core import Estimate, Verdict
 
 PASS_LEVEL = 0.05
 FAIL_LEVEL = 0.01
+NOISE_RULE_RUNS = 5
+"""Runs a side for which a comparison by run means asks for a margin of twice the noise (metrics.md)."""
 MOST_REPEATS = 100
 """More repeats than this are no answer to "how many would decide"."""
 Direction = Literal["lower_is_better", "higher_is_better"]
@@ -99,6 +101,16 @@ def verdict_of_ratio(
     elif bad_end <= 1 + margin:
         verdict = Verdict.PASS
     return RatioDecision(verdict, worse, p_no_worse, spread.p_value(math.log1p(margin) - math.log(worse)))
+
+
+def under_twice_the_noise(margin: float, estimate: Estimate) -> bool:
+    """Whether a comparison by run means is too noisy for its margin to be PASSed.
+
+    The rule is made for five runs a side. More of them, each noisier because it is shorter, resolve as much as five of
+    noise x sqrt(5 / runs) do, so that is what counts; fewer are held to the noise as it is.
+    """
+    runs = min(estimate.candidate_repeats, estimate.baseline_repeats)
+    return margin < 2 * estimate.noise_cv * math.sqrt(NOISE_RULE_RUNS / max(runs, NOISE_RULE_RUNS))
 
 
 def repeats_to_decide(

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds4bench.core import Verdict
-from ds4bench.stats.decision import levels, verdict_of_ratio
+from ds4bench.stats.decision import levels, under_twice_the_noise, verdict_of_ratio
 from ds4bench.stats.holm import holm_adjust
 from ds4bench.stats.ratio import ratio_estimate
 from ds4bench.stats.sequential import Plan, default_looks
 from ds4bench.stats.simulate import RatioRule, Source, VerdictRates, simulate_ratio, simulate_sequence
+from ds4bench.trust.sessions import NormalSessions, SeenSessions, Sessions
 from ds4bench.trust.timings import Timings
 
 SLOWDOWNS = (0.0, 0.03, 0.05, 0.10, 0.20)
@@ -31,6 +32,12 @@ BUDGETS = (200, 1319)
 ACCURACY = 0.955
 """Of the stored answers that are simulated: GSM8K's published strict match of the model."""
 _RESAMPLES = 1_000
+AS_ASSUMED, IN_A_ROW, OVER_ALL, WITH_PROBE = (
+    "as assumed",
+    "as seen in a row",
+    "as seen over all",
+    "as seen, with the CPU probe",
+)
 
 Row = dict[str, Any]
 
@@ -49,22 +56,29 @@ def aa_table(stored: Sequence[Timings], *, promotions: int, seed: int = 0) -> li
     """Unchanged builds, one row a gate's rule and truth about sessions: as the gate assumes them, and as they were seen.
 
     Neighbours in time are what a baseline and its candidate are that are measured one after the other; all sessions are
-    what they are when the baseline is older. The runner's CPU probe (``machine_steady``) is not simulated.
+    what they are when the baseline is older. Where the CPU probe of each session is stored, pairs of real sessions are
+    drawn too, and those between which it moved too far are INCONCLUSIVE (``machine_steady``); the other rows know no probe.
     """
     rows = []
     for timings in stored:
         source = Source.of_run(timings.values)
-        truths = {"as assumed": timings.session_cv}
+        truths: dict[str, tuple[Sessions, float | None]] = {
+            AS_ASSUMED: (NormalSessions(timings.session_cv), timings.session_cv)
+        }
         if timings.neighbours is not None and timings.spread is not None:
-            truths |= {"as seen in a row": timings.neighbours, "as seen over all": timings.spread}
-        for word, truth in truths.items():
-            rates = simulate_gate(timings, source, true_session_cv=truth, promotions=promotions, seed=seed)
+            truths[IN_A_ROW] = NormalSessions(timings.neighbours), timings.neighbours
+            truths[OVER_ALL] = NormalSessions(timings.spread), timings.spread
+        if timings.probes_ms:
+            truths[WITH_PROBE] = SeenSessions(timings.levels, timings.probes_ms, timings.machine_drift), None
+        for word, (sessions, truth) in truths.items():
+            rates = simulate_gate(timings, source, sessions=sessions, promotions=promotions, seed=seed)
             noise = float(np.std(np.log(timings.values).mean(axis=1), ddof=1))
+            true_cv = None if truth is None else round(truth, 4)
             rows.append(
                 {
                     "gate": timings.gate, "profile": timings.profile, "rule": timings.rule, "margin": timings.margin,
                     "repeats": timings.repeats, "stored_repeats": len(timings.values), "stored_runs": len(timings.runs),
-                    "noise_cv": round(noise, 4), "sessions": word, "true_session_cv": round(truth, 4),
+                    "noise_cv": round(noise, 4), "sessions": word, "true_session_cv": true_cv,
                     "promotions": promotions, **_rounded(asdict(rates)),
                 }
             )  # fmt: skip
@@ -72,20 +86,24 @@ def aa_table(stored: Sequence[Timings], *, promotions: int, seed: int = 0) -> li
 
 
 def simulate_gate(
-    timings: Timings, source: Source, *, slowdown: float = 0.0, true_session_cv: float, promotions: int, seed: int = 0
+    timings: Timings, source: Source, *, slowdown: float = 0.0, sessions: Sessions, promotions: int, seed: int = 0
 ) -> GateRates:
     """Promotions by one comparing rule of a gate: its endpoint (with the declared extension) and its cells.
 
     An INCONCLUSIVE first look is followed by the second, as the runner does it; cells are judged with the look that ended
-    the run. A geometric mean whose margin is under twice the noise does not pass.
+    the run. A geometric mean whose margin is under twice the noise does not pass. Nothing is decided between two sessions of
+    which the machine was slower in one.
     """
     rng = np.random.default_rng(seed)
     count, most = timings.repeats, max(timings.repeats, timings.extend_to or 0)
-    sessions = rng.normal(0.0, true_session_cv, size=(2, promotions, 1, 1))
-    ours = np.exp(source.draw(promotions, most, rng) + np.log1p(slowdown) + sessions[0])
-    theirs = np.exp(source.draw(promotions, count, rng) + sessions[1])
+    pairs = sessions.draw(promotions, rng)
+    ours = np.exp(source.draw(promotions, most, rng) + np.log1p(slowdown) + pairs.ours[:, None, None])
+    theirs = np.exp(source.draw(promotions, count, rng) + pairs.theirs[:, None, None])
     outcomes, by_cell = Counter[Verdict](), 0
     for k in range(promotions):
+        if not pairs.steady[k]:
+            outcomes[Verdict.INCONCLUSIVE] += 1
+            continue
         verdict, size = _endpoint(timings, ours[k], theirs[k], seed + k)
         bad_cell = _cell_fails(timings, ours[k][:size], theirs[k], seed + k)
         by_cell += bad_cell and verdict is not Verdict.FAIL
@@ -113,7 +131,7 @@ def power_table(stored: Sequence[Timings], *, promotions: int, seed: int = 0) ->
     for timings in stored:
         for slowdown in SLOWDOWNS:
             gate = simulate_gate(
-                timings, Source.of_run(timings.values), slowdown=slowdown, true_session_cv=timings.session_cv,
+                timings, Source.of_run(timings.values), slowdown=slowdown, sessions=NormalSessions(timings.session_cv),
                 promotions=promotions, seed=seed,
             )  # fmt: skip
             rows.append(
@@ -175,7 +193,11 @@ def _endpoint(
         verdict = verdict_of_ratio(
             estimate, timings.margin, session_cv=timings.session_cv, fail_level=level.fail_level
         ).verdict
-        if verdict is Verdict.PASS and timings.kind == "geomean_ratio" and timings.margin < 2 * estimate.noise_cv:
+        if (
+            verdict is Verdict.PASS
+            and timings.kind == "geomean_ratio"
+            and under_twice_the_noise(timings.margin, estimate)
+        ):
             verdict = Verdict.INCONCLUSIVE
         if verdict is not Verdict.INCONCLUSIVE:
             break

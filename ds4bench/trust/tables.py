@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ds4bench.trust.simulation import AS_ASSUMED, WITH_PROBE
+
 Row = dict[str, Any]
 
 FALSE_FAIL = 0.01
@@ -52,15 +54,16 @@ def simulation_tables(aa: Sequence[Row], power: Sequence[Row], sequential: Seque
 def broken_promises(aa: Sequence[Row], power: Sequence[Row]) -> list[str]:
     """What is promised and not kept, beyond the chance of so many promotions.
 
-    False FAILs at most 1 % while sessions are as assumed; a true 10 % fails in 95 % at margin 5 %, noise 2 % and 5 repeats;
-    a loss of 25 points is found within 60 questions in the median.
+    False FAILs at most 1 % while sessions are as assumed, or as they were with the CPU probe's word on them; a true 10 %
+    fails in 95 % at margin 5 %, noise 2 % and 5 repeats; a loss of 25 points is found within 60 questions in the median.
     """
     lines = []
     for row in aa:
         allowed = FALSE_FAIL + _CHANCE * (FALSE_FAIL * (1 - FALSE_FAIL) / row["promotions"]) ** 0.5
-        if row["sessions"] == "as assumed" and row["failed"] > allowed:
+        if row["sessions"] in {AS_ASSUMED, WITH_PROBE} and row["failed"] > allowed:
             lines.append(
-                f"{row['gate']} ({row['rule']}) fails {row['failed']:.1%} of unchanged builds, 1 % is promised"
+                f"{row['gate']} ({row['rule']}) fails {row['failed']:.1%} of unchanged builds (sessions {row['sessions']}), "
+                "1 % is promised"
             )
     for row in power:
         key = (row["kind"], row["truth"], row.get("noise_cv"), row.get("repeats"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,7 +36,9 @@ SCHEMA = 1
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Values of one rule of one gate. ``columns`` is the cell of each column of ``values``.
 
-    ``spread`` and ``neighbours`` are standard deviations of sessions in logarithms, None with one session.
+    ``spread`` and ``neighbours`` are standard deviations of sessions in logarithms, None with one session. ``levels`` are the
+    sessions' own in logarithms, against the first, in the order of ``runs``; ``probes_ms`` the medians of their fixed CPU
+    probes (``machine_steady``), empty unless every run has one.
     """
 
     schema: int
@@ -56,6 +58,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     neighbours: float | None
     columns: list[str]
     values: list[list[float]]
+    levels: list[float] = []
+    probes_ms: list[float] = []
+    machine_drift: float = 0.08
 
 
 def of_runs(runs: Sequence[RunData]) -> list[Timings]:
@@ -87,8 +92,14 @@ def _of_rule(gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, runs: Sequ
         extend_to=gate.spec.repeats.extend_to, runs=[run.manifest.run_id for run in runs],
         machine=f"{hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores",
         spread=spreads[0], neighbours=spreads[1],
-        columns=columns, values=values,
+        columns=columns, values=values, levels=[round(level - levels[0], 6) for level in levels],
+        probes_ms=_probes(runs), machine_drift=gate.spec.validity.machine_drift,
     )  # fmt: skip
+
+
+def _probes(runs: Sequence[RunData]) -> list[float]:
+    found = [[batch.probe_ms for batch in run.batches if batch.probe_ms] for run in runs]
+    return [round(median(probes), 4) for probes in found] if all(found) else []
 
 
 def _levels(tables: Sequence[Sequence[Sequence[float]]]) -> tuple[list[float], tuple[float | None, float | None]]:
@@ -136,6 +147,7 @@ def read(path: Path) -> Timings:
     return msgspec.structs.replace(
         stored, margin=rule.margin, cell_margin=_cell_margin(rule), session_cv=rule.session_cv,
         repeats=gate.spec.repeats.count, extend_to=gate.spec.repeats.extend_to,
+        machine_drift=gate.spec.validity.machine_drift,
     )  # fmt: skip
 
 

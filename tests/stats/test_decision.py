@@ -18,6 +18,7 @@ from ds4bench.stats.decision import (
     Spread,
     levels,
     repeats_to_decide,
+    under_twice_the_noise,
     verdict_of_ratio,
 )
 from ds4bench.stats.ratio import ratio_estimate
@@ -180,3 +181,12 @@ def test_an_extension_halves_the_levels() -> None:
         levels(0)
     with pytest.raises(ValueError, match="margin"):
         verdict_of_ratio(estimate(1.0), -0.1, session_cv=0.01)
+
+
+@pytest.mark.parametrize(
+    ("runs", "noise", "expected"),
+    [(5, 0.049, False), (5, 0.051, True), (3, 0.051, True), (3, 0.049, False), (20, 0.099, False), (20, 0.101, True)],
+)
+def test_a_margin_is_held_to_twice_the_noise_of_five_runs(runs: int, noise: float, expected: bool) -> None:
+    assert under_twice_the_noise(0.1, estimate(1.0, noise, ours=runs, theirs=runs)) is expected
+    assert under_twice_the_noise(0.1, estimate(1.0, noise, ours=max(runs, 20), theirs=runs)) is expected

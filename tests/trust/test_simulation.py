@@ -11,6 +11,7 @@ from ds4bench.errors import StoreError
 from ds4bench.stats.simulate import Source
 from ds4bench.trust import simulation, tables, timings
 from ds4bench.trust.__main__ import main
+from ds4bench.trust.sessions import NormalSessions, SeenSessions
 from ds4bench.trust.timings import Timings
 
 
@@ -36,10 +37,47 @@ def test_an_unchanged_build_hardly_ever_fails_and_a_slower_one_does() -> None:
     timed = stored()
     source = Source.of_run(timed.values)
     same, slow = (
-        simulation.simulate_gate(timed, source, slowdown=by, true_session_cv=0.015, promotions=200) for by in (0, 0.3)
+        simulation.simulate_gate(timed, source, slowdown=by, sessions=NormalSessions(0.015), promotions=200)
+        for by in (0, 0.3)
     )
     assert same.failed <= 0.03 and same.passed > 0.5
     assert slow.failed > 0.95
+
+
+def test_sessions_that_differ_with_the_machine_fail_nobody_and_others_do() -> None:
+    timed = stored(0.01)
+    source, levels = Source.of_run(timed.values), [0.0, 0.3]
+
+    def failed(probes: list[float]) -> float:
+        sessions = SeenSessions(levels, probes, drift=0.08)
+        return simulation.simulate_gate(timed, source, sessions=sessions, promotions=100).failed
+
+    assert failed([10.0, 13.0]) == 0
+    assert failed([13.0, 10.0]) == 0
+    assert 0.3 < failed([10.0, 10.5]) < 0.7
+
+
+def test_a_pair_is_of_two_sessions_and_every_one_may_come() -> None:
+    pairs = SeenSessions([0.0, 1.0, 2.0], [10.0, 10.0, 20.0], drift=0.08).draw(300, np.random.default_rng(0))
+    drawn = set(zip(pairs.ours, pairs.theirs, pairs.steady, strict=True))
+    assert drawn == {(a, b, 2 not in (a, b)) for a in (0, 1, 2) for b in (0, 1, 2) if a != b}
+
+
+def test_sessions_without_a_probe_for_each_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 sessions and 2 CPU probes"):
+        SeenSessions([0.0, 0.1, 0.2], [1.0, 1.0], drift=0.08)
+
+
+def test_stored_probes_make_a_row_of_their_own() -> None:
+    timed = stored(spread=0.02, neighbours=0.02, runs=["a", "b"], levels=[0.0, 0.01], probes_ms=[10.0, 10.1])
+    rows = simulation.aa_table([timed], promotions=20)
+    assert [row["sessions"] for row in rows] == [
+        "as assumed",
+        "as seen in a row",
+        "as seen over all",
+        "as seen, with the CPU probe",
+    ]
+    assert rows[-1]["true_session_cv"] is None
 
 
 def test_one_slow_cell_fails_the_gate() -> None:
@@ -53,7 +91,7 @@ def test_one_slow_cell_fails_the_gate() -> None:
 def test_a_geometric_mean_does_not_pass_under_twice_its_noise() -> None:
     noisy = stored(0.08, kind="geomean_ratio")
     assert simulation.simulate_gate(
-        noisy, Source.of_run(noisy.values), true_session_cv=0.0, promotions=50
+        noisy, Source.of_run(noisy.values), sessions=NormalSessions(0.0), promotions=50
     ).passed < 0.2  # fmt: skip
 
 
@@ -70,6 +108,8 @@ def test_promises_that_are_broken_are_told() -> None:
         {"kind": "accuracy", "truth": 0.25, "median_questions": 80},
     ]
     assert len(tables.broken_promises(aa, power)) == 3
+    assert len(tables.broken_promises([aa[0] | {"sessions": simulation.WITH_PROBE}], [])) == 1
+    assert not tables.broken_promises([aa[0] | {"sessions": simulation.OVER_ALL}], [])
     assert tables.broken_promises([aa[0] | {"failed": 0.012}], []) == []
 
 

@@ -38,7 +38,7 @@ def test_timings_of_a_rule_that_is_gone_are_refused_with_the_file(tmp_path: Path
         timings.read(path)
 
 
-def run_of(gate_name: str, number: int) -> RunData:
+def run_of(gate_name: str, number: int, probe_ms: float | None = None) -> RunData:
     """A run of a smoke profile with one request a cell and repeat: 1 s to the first token, 3 s to the end, a little more in
     each repeat."""
     gate = load_gate(gate_name, profile="smoke")
@@ -48,7 +48,8 @@ def run_of(gate_name: str, number: int) -> RunData:
         for cell in gate.spec.matrix.cells()
     ]
     manifest = run_manifest(gate, run_id=f"r{number}", created=f"2026-11-21T03:1{number}:00Z")
-    return RunData(manifest=manifest, requests=rows, batches=[batch_row(row.cell, repeat=row.repeat) for row in rows])
+    batches = [batch_row(row.cell, repeat=row.repeat, probe_ms=probe_ms) for row in rows]
+    return RunData(manifest=manifest, requests=rows, batches=batches)
 
 
 def test_timings_of_every_rule_that_compares_are_kept_and_simulated(tmp_path: Path) -> None:
@@ -63,6 +64,13 @@ def test_timings_of_every_rule_that_compares_are_kept_and_simulated(tmp_path: Pa
     assert {one.rule for one in read} == {"ttft", "e2e"}
     for rows in (simulation.aa_table(read, promotions=5), simulation.power_table(read, promotions=5)):
         assert {row["rule"] for row in rows if row.get("gate") == "mixed-arrival"} == {"ttft", "e2e"}
+
+
+def test_a_session_keeps_its_level_and_its_cpu_probe_where_every_session_has_one() -> None:
+    [kept] = timings.of_runs([run_of("prefill-sweep", number, probe_ms=10.0 + number) for number in range(2)])
+    assert (kept.levels, kept.probes_ms) == ([0.0, 0.0], [10.0, 11.0])
+    [kept] = timings.of_runs([run_of("prefill-sweep", 0, probe_ms=10.0), run_of("prefill-sweep", 1)])
+    assert kept.probes_ms == []
 
 
 def test_the_stored_timings_are_read() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ds4bench.core import Verdict
 from ds4bench.spec.load import load_gate
 from ds4bench.spec.suite import SuiteEntry, load_suite
-from ds4bench.stats.decision import FAIL_LEVEL, verdict_of_ratio
+from ds4bench.stats.decision import FAIL_LEVEL, under_twice_the_noise, verdict_of_ratio
 from ds4bench.stats.paired_ratio import paired_ratio
 from ds4bench.verdicts.rules.comparison import comparing_rules
 
@@ -38,7 +38,8 @@ def fails(entry: SuiteEntry, *, slower: float, noise_cv: float, starts_cv: float
         estimate = paired_ratio(head * starts[0] * (1 + slower), base * starts[1], session_cv=session_cv)
         decision = verdict_of_ratio(estimate, rule.margin, session_cv=session_cv)
         failed.append(decision.verdict is Verdict.FAIL and decision.p_no_worse <= FAIL_LEVEL / FAMILY)
-        passed += decision.verdict is Verdict.PASS
+        noisy = rule.kind == "geomean_ratio" and under_twice_the_noise(rule.margin, estimate)
+        passed += decision.verdict is Verdict.PASS and not noisy
     return failed, passed
 
 
@@ -62,6 +63,12 @@ def test_an_unchanged_commit_is_not_blamed(gate: str, noise_cv: float) -> None:
 def test_an_unchanged_commit_mostly_passes_on_a_steady_machine(gate: str) -> None:
     _, passed = fails(entries()[gate], slower=0.0, noise_cv=0.04, starts_cv=0.01, seed=8)
     assert passed >= 0.9 * COMMITS
+
+
+def test_an_unchanged_commit_may_pass_on_a_shared_machine() -> None:
+    """Ten real checks there: blocks differed by 6.5 to 15 %, 8 % in the quieter ones (results/trust/ci-runs.md)."""
+    _, passed = fails(entries()["prefill-sweep"], slower=0.0, noise_cv=0.08, starts_cv=0.01, seed=9)
+    assert passed >= 0.5 * COMMITS
 
 
 def test_in_turns_the_margin_is_tighter_than_against_a_stored_baseline() -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 def judge(rule: GeomeanRatioRule, evidence: Evidence) -> list[RuleResult]:
     """The endpoint over all cells, then every cell. A cell alone can only FAIL the gate."""
+    from ds4bench.stats.decision import under_twice_the_noise
+
     baseline = evidence.baseline
     if baseline is None:
         return [undecided(rule, "; ".join(evidence.refusal) or "no baseline")]
@@ -34,7 +36,7 @@ def judge(rule: GeomeanRatioRule, evidence: Evidence) -> list[RuleResult]:
     except ValueError as error:
         return [incomparable(rule, baseline, error)]
     detail = f" (geometric mean over cells){_lengths(evidence, baseline)}"
-    noisy = "the margin is under twice the noise" if rule.margin < 2 * overall.noise_cv else None
+    noisy = "the margin is under twice the noise" if under_twice_the_noise(rule.margin, overall) else None
     return [
         comparison.overall(overall, detail=detail, too_noisy=noisy),
         *comparison.cells(single, rule.cell_margin),
