@@ -25,22 +25,27 @@ DEPTHS = (7168, 7680, 16384, 28672)
 
 @dataclass(frozen=True)
 class Tile:
-    """Tokens and depth of a tile, warps, pipeline stages, programs that a multiprocessor should have."""
+    """Tokens and depth of a tile, warps, pipeline stages, programs that a multiprocessor should have.
+
+    ``by_column``: squares are kept by column and summed over K once at the end. A sum a step is shuffles a step, but needs
+    the registers that an SM12x tile has not got.
+    """
 
     tokens: int
     depth: int
     warps: int
     stages: int
     programs: int = 2
+    by_column: bool = False
 
 
 _TILES: dict[TileSet, tuple[tuple[int, Tile], ...]] = {
     "sm12x": ((16, Tile(16, 128, 4, 3)), (1024, Tile(32, 64, 4, 3)), (1 << 62, Tile(128, 32, 8, 4))),
     "sm90": (
-        (16, Tile(16, 128, 4, 3)),
-        (128, Tile(64, 64, 4, 4)),
-        (2048, Tile(128, 64, 8, 4, programs=1)),
-        (1 << 62, Tile(128, 64, 8, 4)),
+        (16, Tile(16, 128, 4, 3, by_column=True)),
+        (128, Tile(64, 64, 4, 4, by_column=True)),
+        (2048, Tile(128, 64, 8, 4, programs=1, by_column=True)),
+        (1 << 62, Tile(128, 64, 8, 4, by_column=True)),
     ),
 }
 """Per tile set: (largest number of tokens, tile). On SM12x, where both operands of the MMA are registers, deeper or
@@ -51,7 +56,8 @@ larger tiles spill; on Hopper 64 rows are the fewest that wgmma takes."""
 def prenorm_kernel(
     x, fn, out, sqrsum, tokens, split_blocks,
     DEPTH: tl.constexpr, OUT: tl.constexpr, OUT_BLOCK: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EXACT: tl.constexpr, BY_COLUMN: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     wait(PDL)
     token = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -61,14 +67,14 @@ def prenorm_kernel(
     x_tile = x + tl.minimum(token, tokens - 1).to(tl.int64)[:, None] * DEPTH + lane[None, :]
     fn_tile = fn + tl.minimum(column, OUT - 1)[:, None] * DEPTH + lane[None, :]
     product = tl.zeros((BLOCK_M, OUT_BLOCK), tl.float32)
-    squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)  # summed over K once at the end: a sum a step is shuffles a step
+    squares = tl.zeros((BLOCK_M, BLOCK_K) if BY_COLUMN else (BLOCK_M,), tl.float32)
     begin = split * split_blocks * UNIT
     end = tl.minimum(begin + split_blocks * UNIT, DEPTH)
     for k in range(begin, end, BLOCK_K):
         values = tl.load(x_tile + k)
         weight = tl.load(fn_tile + k, mask=(column < OUT)[:, None], other=0.0)
         wide = values.to(tl.float32)
-        squares += wide * wide
+        squares += wide * wide if BY_COLUMN else tl.sum(wide * wide, axis=1)
         high = to_bf16(weight)
         rest = weight - high.to(tl.float32)
         middle = to_bf16(rest)
@@ -80,7 +86,7 @@ def prenorm_kernel(
     row = split.to(tl.int64) * tokens + token
     live = token < tokens
     tl.store(out + row[:, None] * OUT + column[None, :], product, mask=live[:, None] & (column < OUT)[None, :])
-    tl.store(sqrsum + row, tl.sum(squares, axis=1), mask=live)
+    tl.store(sqrsum + row, tl.sum(squares, axis=1) if BY_COLUMN else squares, mask=live)
 
 
 def mhc_prenorm_gemm(x: Tensor, fn: Tensor, splits: int, exact: bool = True) -> tuple[Tensor, Tensor]:
@@ -120,6 +126,7 @@ def _constexprs(tile: Tile, depth: int, outputs: int, exact: bool) -> dict[str, 
     return {
         "DEPTH": depth, "OUT": outputs, "OUT_BLOCK": max(16, triton.next_power_of_2(outputs)), "UNIT": SPLIT_UNIT,
         "BLOCK_M": tile.tokens, "BLOCK_K": tile.depth, "EXACT": exact,
+        "BY_COLUMN": tile.by_column,
     }  # fmt: skip
 
 
