@@ -1,17 +1,19 @@
 """Two serves side by side, measured repeat by repeat in the order A B B A ..., so that a drift of the machine cancels.
 
-Only one of them is under load at a time; the other waits. Each gate becomes two ordinary runs; the base's is the baseline
-of the other, and says that their repeats are pairs (``stats/paired_ratio.py``). A gate that compares nothing is run on head,
-and on the base where head fails it: head is not blamed for what the base does too (``verdicts/blame.py``).
+Of a gate that judges times only one of them is under load at a time; the other waits. What judges answers alone may be
+asked of both at once. Each gate becomes two ordinary runs; the base is the baseline of the other, and says that their
+repeats are pairs (``stats/paired_ratio.py``). A gate that compares nothing is run on head, and on the base where head
+fails it: head is not blamed for what the base does too (``verdicts/blame.py``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -35,6 +37,7 @@ from ds4bench.verdicts.blame import breaks_absolute_rule, without_what_base_fail
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.extension import extension_due
 from ds4bench.verdicts.promotion import SuiteLine
+from ds4bench.verdicts.rules.comparison import judges_times
 
 if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
@@ -48,16 +51,32 @@ class Side:
     label: str
 
 
+async def together(*steps: Coroutine[Any, Any, None]) -> None:
+    """All at once. What one of them raises is raised when the others have been cancelled and are gone."""
+    tasks = [asyncio.create_task(step) for step in steps]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def order(block: int) -> tuple[int, int]:
     """Which side (0: base, 1: head) is measured first and second in a block: A B, B A, A B, ..."""
     return (0, 1) if block % 2 == 0 else (1, 0)
 
 
 class InterleavedRunner:
-    """One ``ds4bench ci``: every gate on both sides, or only on head where its rules compare nothing and hold."""
+    """One ``ds4bench ci``: every gate on both sides, or only on head where its rules compare nothing and hold.
 
-    def __init__(self, jobs: Sequence[Job], base: Side, head: Side, run_id: str, progress: Progress) -> None:
-        self.jobs, self.base, self.head = jobs, base, head
+    ``at_once``: the serves have CPU cores enough of their own to answer together where no times are judged.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], base: Side, head: Side, run_id: str, progress: Progress, *, at_once: bool = False
+    ) -> None:
+        self.jobs, self.base, self.head, self.at_once = jobs, base, head, at_once
         self.run_id, self.progress = run_id, progress
 
     async def run(self) -> list[SuiteLine]:
@@ -132,6 +151,9 @@ class InterleavedRunner:
 
     async def _blocks(self, recordings: Sequence[Recording], first: int, last: int) -> None:
         """Blocks ``first`` to ``last`` (exclusive); ends early when a serve dies."""
+        if self.at_once and not judges_times(recordings[0].gate.spec):
+            await together(*(recording.run(last) for recording in recordings))
+            return
         for block in range(first, last):
             for side in order(block):
                 await recordings[side].run(block + 1)

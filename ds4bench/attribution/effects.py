@@ -52,11 +52,6 @@ def drifted(verdict: GateVerdict) -> bool:
     return any(check.name == DRIFT_CHECK and check.status is CheckStatus.UNVERIFIED for check in verdict.checks)
 
 
-def is_timed(spec: GateSpec) -> bool:
-    """Whether the gate judges times, which drift with the machine, and not only what was answered."""
-    return bool(comparing_rules(spec))
-
-
 def _is_better(spec: GateSpec, rule: RuleResult) -> bool:
     """An improvement beyond the margin, by the rule that shows a worsening turned round: the interval excludes none."""
     directions = {known.name: known.direction for known in comparing_rules(spec)}

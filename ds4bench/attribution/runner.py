@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ds4bench.attribution.effects import StepEffect, drifted, effect_of, is_timed
+from ds4bench.attribution.effects import StepEffect, drifted, effect_of
 from ds4bench.attribution.op_table import ALL, described, parts_of, regrouped, switchable
 from ds4bench.attribution.search import Effect, Findings, Group, OpSet, follow, search
 from ds4bench.core import Baseline, GateVerdict, KernelUse, RunData
@@ -19,6 +19,7 @@ from ds4bench.run_session import fit_for_baseline, judged, measure, started
 from ds4bench.store import attributions, baselines, ids, runs
 from ds4bench.store.attributions import AttributionRun, BaselineRun, GroupRow, Step
 from ds4bench.targets.kernels import BUNDLED, ENGINE, choice_of
+from ds4bench.verdicts.rules.comparison import judges_times
 
 if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
@@ -57,7 +58,7 @@ class AttributionRunner:
             await self._whole()
         while not isinstance(wanted := follow(search(self.groups, self.wanted), self._effects()), Findings):
             await self._step(self._record(wanted))
-        if wanted.culprits and is_timed(self.prepared.gate.spec):
+        if wanted.culprits and judges_times(self.prepared.gate.spec):
             await self._close(wanted)
         return wanted
 

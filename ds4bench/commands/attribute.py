@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ds4bench.attribution.effects import is_timed
 from ds4bench.attribution.op_table import ALL, switchable
 from ds4bench.attribution.plan import expected
 from ds4bench.attribution.search import Effect, Group
@@ -21,6 +20,7 @@ from ds4bench.suite_runner import compares
 from ds4bench.targets.choice import LAUNCHED, check_kernels
 from ds4bench.targets.kernels import BUNDLED, ENGINE
 from ds4bench.verdicts.exit_codes import EXIT
+from ds4bench.verdicts.rules.comparison import judges_times
 
 if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
@@ -73,7 +73,7 @@ def run_attribute(options: AttributeOptions) -> int:
 
 def plan_lines(options: AttributeOptions, prepared: Prepared, groups: list[Group]) -> list[str]:
     """What will be measured and what it costs."""
-    timed = is_timed(prepared.gate.spec)
+    timed = judges_times(prepared.gate.spec)
     count = sum(len(group.ops) for group in groups)
     names = ", ".join(f"{group.name} ({len(group.ops)})" for group in groups)
     closing = ", and the engine once more at the end, against a drift of the machine" if timed else ""

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ds4bench.attribution.effects import StepEffect, drifted, effect_of, is_timed
+from ds4bench.attribution.effects import StepEffect, drifted, effect_of
 from ds4bench.attribution.search import Effect, Findings, Group, OpSet, follow, search
 from ds4bench.spec.load import EffectiveGate
 from ds4bench.verdicts.decide import decide
+from ds4bench.verdicts.rules.comparison import judges_times
 from tests.verdicts.conftest import World, plain_ttft
 
 
@@ -70,7 +71,7 @@ def test_a_machine_that_drifted_is_seen_and_blames_nobody(world: World) -> None:
     assert drifted(verdict)
     assert not drifted(decide(gate, world.run(gate), world.baseline(world.run(gate))))
     assert effect_of(gate.spec, verdict, decide(gate, world.run(gate), None)).effect is not Effect.SAME
-    assert is_timed(gate.spec)
+    assert judges_times(gate.spec)
 
 
 def measured(world: World, gate: EffectiveGate, slower: Mapping[str, float]) -> Findings:

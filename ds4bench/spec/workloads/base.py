@@ -37,3 +37,8 @@ class WorkloadSpec:
     independent: bool = False
     keeps_detail: bool = False
     machine_matters: bool = True
+
+    @property
+    def timed(self) -> bool:
+        """Whether its checks are those of a gate that judges times."""
+        return set(TIMED) <= set(self.checks)

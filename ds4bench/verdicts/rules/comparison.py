@@ -177,6 +177,11 @@ def comparing_rules(spec: GateSpec) -> list[ComparingRule]:
     return [rule for rule in spec.rules if rule.kind in ("ratio", "geomean_ratio")]
 
 
+def judges_times(spec: GateSpec) -> bool:
+    """Whether times count, which drift with the machine and with what else it does, and not only what was answered."""
+    return bool(comparing_rules(spec)) or spec.declared.timed
+
+
 def _stands_in(metric: str, instead: str, ours: Sequence[RequestRow], theirs: Sequence[RequestRow]) -> str:
     """Which serve is the reason that another metric is judged than the rule's, for the sentence."""
     silent = [judged_metric(metric, side) != metric for side in (ours, theirs)]
