@@ -302,8 +302,10 @@ def ci(
 ) -> None:
     """Compare this working tree with another revision of it: both serves, measured in turns (A B B A ...).
 
-    The embedded engine of each side runs from its own tree on half of the CPU cores. Only one of them is under load while
-    times are judged; where answers alone are, both are asked at once. --serve-arg=--threads=N: N threads each, always in turns.
+    The embedded engine of each side runs from its own tree on half of the CPU cores. While times are judged only one of
+    them is under load; where answers alone are, both are asked at once.
+
+    With --serve-arg=--threads=N they have N threads each, and always take turns.
     """
     from ds4bench.commands.ci import CiOptions, run_ci
     from ds4bench.commands.promote import Reports
