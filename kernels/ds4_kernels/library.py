@@ -168,7 +168,7 @@ def _mhc_head(x: Tensor, **_: Any) -> Tensor:
 
 
 def _prenorm(x: Tensor, fn: Tensor, splits: int, **_: Any) -> tuple[Tensor, Tensor]:
-    out = x.new_empty(splits, x.shape[0], fn.shape[0], dtype=torch.float32)
+    out = x.new_empty(splits, x.shape[0], fn.shape[-2], dtype=torch.float32)
     return out, x.new_empty(splits, x.shape[0], dtype=torch.float32)
 
 

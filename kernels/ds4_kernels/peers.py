@@ -102,6 +102,7 @@ def _float_scale(scale: torch.Tensor) -> torch.Tensor:
 
 def _prenorm(deep_gemm: Any, inputs: Inputs) -> Callable[[], Any]:
     x, fn = inputs["x"], inputs["fn"]
+    fn = fn.float().sum(dim=0) if fn.dim() == 3 else fn
     splits = 16
     out = torch.empty(splits, x.shape[0], fn.shape[0], dtype=torch.float32, device=x.device)
     sums = torch.empty(splits, x.shape[0], dtype=torch.float32, device=x.device)

@@ -123,16 +123,40 @@ def calc_diff(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(1 - 2 * (x * y).sum() / (x.square() + y.square()).sum())
 
 
+@given(st.floats(2.0**-99, 2.0**99, width=32), st.booleans())
+def test_three_terms_are_the_weight_and_two_are_16_bits_of_it(size: float, negative: bool) -> None:
+    weight = torch.tensor([[-size if negative else size]])
+    three, two = reference.mhc_split_weights(weight), reference.mhc_split_weights(weight, exact=False)
+    assert three.shape == (3, 1, 1) and two.shape == (2, 1, 1)
+    assert three.dtype == two.dtype == torch.bfloat16
+    assert torch.equal(three.double().sum(0).float(), weight)
+    assert float((two.double().sum(0) - weight.double()).abs()) <= abs(float(weight.double())) * 2**-16
+
+
+def test_ops_take_weights_that_were_split_before() -> None:
+    p = problem(5, 64, 3, torch.bfloat16)
+    split, options = reference.mhc_split_weights(p["fn"]), {"iterations": 20, "norm_eps": EPS, "hc_eps": EPS}
+    plain = reference.mhc_pre(**p, **options)
+    for ours, theirs in zip(reference.mhc_pre(**{**p, "fn": split}, **options), plain, strict=True):
+        assert torch.equal(ours, theirs)
+    head = {"x": p["x"], "scale": p["scale"][:1], "base": p["base"][:4], "norm_eps": EPS, "eps": EPS}
+    assert torch.equal(reference.mhc_head(fn=split[:, :4], **head), reference.mhc_head(fn=p["fn"][:4], **head))
+
+
 @pytest.mark.triton
 @pytest.mark.interpreted
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize(("exact", "limit"), [(True, 1e-12), (False, 1e-10)])
 @pytest.mark.parametrize(("tokens", "dim", "splits", "outputs"), [(1, 256, 8, 24), (21, 256, 3, 24), (70, 128, 2, 4)])
-def test_prenorm_kernel(tokens: int, dim: int, splits: int, outputs: int, exact: bool, limit: float) -> None:
+def test_prenorm_kernel(
+    tokens: int, dim: int, splits: int, outputs: int, exact: bool, limit: float, ahead: bool
+) -> None:
     from ds4_kernels.triton import hyper_connections as kernels
 
     p = problem(tokens, dim, tokens, torch.bfloat16)
     x, fn = p["x"].flatten(1), p["fn"][:outputs].contiguous()
-    out, squares = kernels.mhc_prenorm_gemm(x, fn, splits, exact)
+    weights = reference.mhc_split_weights(fn, exact) if ahead else fn
+    out, squares = kernels.mhc_prenorm_gemm(x, weights, splits, exact)
     expected, expected_squares = reference.mhc_prenorm_gemm(x, fn, splits)
     assert calc_diff(out, expected) < limit and calc_diff(out.sum(0), x.double() @ fn.double().T) < limit
     assert torch.allclose(squares, expected_squares, rtol=1e-5)
@@ -197,7 +221,8 @@ def test_shapes_and_dtypes_are_checked() -> None:
     options = {"iterations": 20, "norm_eps": EPS, "hc_eps": EPS}
     for change in (
         {"x": p["x"].float()}, {"x": p["x"][:, :3]}, {"x": p["x"].transpose(0, 1)}, {"fn": p["fn"].double()},
-        {"fn": p["fn"][:4]}, {"base": p["base"][:4]},
+        {"fn": p["fn"][:4]}, {"base": p["base"][:4]}, {"fn": p["fn"].bfloat16()}, {"fn": p["fn"][None].bfloat16()},
+        {"fn": p["fn"][None].repeat(3, 1, 1)},
     ):  # fmt: skip
         with pytest.raises(ValueError):
             kernels.mhc_pre(**{**p, **change}, **options)

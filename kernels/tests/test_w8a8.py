@@ -12,7 +12,7 @@ from torch import Tensor
 CPU = torch.device("cpu")
 TILES = (
     "16/32/128 g1 w4 s3", "16/128/64 g32 w4 s2", "32/128/128 g2 w4 s3", "128/128/128 g8 w4 s3", "64/256/128 g8 w4 s3",
-    "16/64/128 g1 w4 s8 swap", "64/64/128 g1 w4 s6 swap", "16/32/64 g1 w4 s4",
+    "16/64/128 g1 w4 s8 swap", "64/64/128 g1 w4 s6 swap", "16/64/512 g1 w4 s3 swap", "16/32/64 g1 w4 s4",
 )  # fmt: skip
 """One or two halves of N, both depths, groups of one block row and of several, both orientations."""
 
@@ -92,10 +92,12 @@ def test_every_kind_of_tile_agrees_with_the_reference(entry: str) -> None:
     from ds4_kernels.triton import fp8_gemm
     from ds4_kernels.tuning import Tile
 
-    inputs = cases.gemm_build(70, 200, 384, "e8m0", "fp32", torch.float32)(torch.Generator().manual_seed(6), CPU)
+    tile = Tile.parse(entry)
+    k = max(384, 2 * tile.block_k)
+    inputs = cases.gemm_build(70, 200, k, "e8m0", "fp32", torch.float32)(torch.Generator().manual_seed(6), CPU)
     out = torch.full((70, 200), torch.nan)
     operands = [inputs["a"].unsqueeze(1), inputs["a_scale"].unsqueeze(1), inputs["b"][None], inputs["b_scale"][None]]
-    fp8_gemm.launch(*operands, out.unsqueeze(1), Tile.parse(entry))
+    fp8_gemm.launch(*operands, out.unsqueeze(1), tile)
     assert calc_diff(out, w8a8.w8a8_gemm(**inputs)) <= 1e-12
 
 

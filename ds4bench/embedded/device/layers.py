@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from ds4_kernels import ops
+from ds4_kernels.reference.hyper_connections import mhc_split_weights
 from torch import Tensor
 
 from ds4bench.embedded.config import ModelConfig
@@ -15,7 +16,7 @@ class HyperConnection:
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, prefix: str, norm: str) -> None:
         self.config = config
-        self.fn = weights.tensor(f"{prefix}_fn")
+        self.fn = mhc_split_weights(weights.tensor(f"{prefix}_fn"))
         self.base = weights.tensor(f"{prefix}_base")
         self.scale = weights.tensor(f"{prefix}_scale")
         self.norm = weights.tensor(norm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from ds4_kernels import ops
+from ds4_kernels.reference.hyper_connections import mhc_split_weights
 from torch import Tensor
 
 from ds4bench.embedded.batch import Batch
@@ -42,7 +43,7 @@ class Head:
         self.config = config
         self.vocabulary = vocabulary
         self.norm = weights.tensor(f"{prefix}norm.weight")
-        self.fn = weights.tensor(f"{prefix}hc_head_fn")
+        self.fn = mhc_split_weights(weights.tensor(f"{prefix}hc_head_fn"))
         self.scale = weights.tensor(f"{prefix}hc_head_scale")
         self.base = weights.tensor(f"{prefix}hc_head_base")
 

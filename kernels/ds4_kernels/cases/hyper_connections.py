@@ -7,6 +7,7 @@ import math
 import torch
 
 from ds4_kernels.cases.base import BenchCase, Build, CheckCase, Inputs, Tolerance, randn
+from ds4_kernels.reference.hyper_connections import mhc_split_weights
 
 EPS, ITERATIONS = 1e-6, 20
 _EXACT = (Tolerance("diff", 1e-8), Tolerance("close", 0.0, rtol=1e-5))
@@ -30,8 +31,10 @@ def check_cases() -> list[CheckCase]:
     ):  # fmt: skip
         large = " large" if tokens * depth > 20_000 else ""
         label = f"T={tokens} K={depth} N={outputs} splits={splits} {'exact' if exact else 'two terms'}{large}"
-        build = _prenorm(tokens, depth, splits, outputs, exact)
-        cases.append(CheckCase("mhc_prenorm_gemm", label, build, ("out", "sqrsum"), _EXACT))
+        for ahead in (False, True):
+            build = _prenorm(tokens, depth, splits, outputs, exact, ahead=ahead)
+            name = label + (" split ahead" if ahead else "")
+            cases.append(CheckCase("mhc_prenorm_gemm", name, build, ("out", "sqrsum"), _EXACT))
     for tokens in (1, 37, 5000):
         large = " large" if tokens > 1000 else ""
         names = ("pre", "post", "comb")
@@ -45,6 +48,14 @@ def check_cases() -> list[CheckCase]:
                 CheckCase("mhc_pre", label, _pre(tokens, dim, norm), ("layer_input", "post", "comb"), tolerances)
             )
         label = f"T={tokens} D={dim}{large}"
+        if tokens in (1, 17, 512):
+            build, tolerances = _pre(tokens, dim, None, ahead=True), (_BF16, _MIX, _MIX)
+            cases.append(
+                CheckCase("mhc_pre", label + " split ahead", build, ("layer_input", "post", "comb"), tolerances)
+            )
+            cases.append(
+                CheckCase("mhc_head", label + " split ahead", _head(tokens, dim, ahead=True), ("y",), (_BF16,))
+            )
         cases.append(CheckCase("mhc_post", label, _post(tokens, dim), ("streams",), (_BF16,)))
         cases.append(CheckCase("mhc_head", label, _head(tokens, dim), ("y",), (_BF16,)))
         cases.append(
@@ -59,9 +70,10 @@ def bench_cases() -> list[BenchCase]:
     depth, cases = 16_384, []
     for tokens, splits in ((1, 128), (4, 128), (32, 64), (512, 32), (4096, 8)):
         moved = 2 * tokens * depth + 96 * depth + 100 * splits * tokens
-        for exact in (True, False):
-            build = _prenorm(tokens, depth, splits, 24, exact)
-            label = f"T={tokens} K={depth} splits={splits} {'exact' if exact else 'two terms'}"
+        for exact, ahead in ((True, False), (False, False), (True, True), (False, True)):
+            build = _prenorm(tokens, depth, splits, 24, exact, ahead=ahead)
+            form = f"{'exact' if exact else 'two terms'}{' split ahead' if ahead else ''}"
+            label = f"T={tokens} K={depth} splits={splits} {form}"
             cases.append(BenchCase("mhc_prenorm_gemm", label, build, moved, flops=2 * 24 * tokens * depth))
     for tokens in (1, 4, 32, 512, 4096):
         streams, row, fn = 8 * tokens * 4096, 2 * tokens * 4096, 96 * depth
@@ -69,6 +81,9 @@ def bench_cases() -> list[BenchCase]:
         cases += [
             BenchCase("mhc_split_sinkhorn", f"T={tokens}", _sinkhorn(tokens), moved=192 * tokens),
             BenchCase("mhc_pre", label, _pre(tokens, 4096, None), moved=streams + row + fn),
+            BenchCase(
+                "mhc_pre", label + " split ahead", _pre(tokens, 4096, None, ahead=True), moved=streams + row + fn
+            ),
             BenchCase("mhc_pre", label + " norm", _pre(tokens, 4096, torch.bfloat16), moved=streams + row + fn),
             BenchCase("mhc_post", label, _post(tokens, 4096), moved=2 * streams + row),
             BenchCase("mhc_post_pre", label, _post_pre(tokens, 4096), moved=2 * streams + 2 * row + fn),
@@ -77,9 +92,11 @@ def bench_cases() -> list[BenchCase]:
     return cases
 
 
-def _prenorm(tokens: int, depth: int, splits: int, outputs: int, exact: bool) -> Build:
+def _prenorm(tokens: int, depth: int, splits: int, outputs: int, exact: bool, *, ahead: bool = False) -> Build:
     def build(generator: torch.Generator, device: torch.device) -> Inputs:
         fn = randn(generator, device, outputs, depth, dtype=torch.float32) / math.sqrt(depth)
+        if ahead:
+            fn = mhc_split_weights(fn, exact)
         return {"x": randn(generator, device, tokens, depth), "fn": fn, "splits": splits, "exact": exact}
 
     return build
@@ -98,15 +115,18 @@ def _affine(generator: torch.Generator, device: torch.device, scales: int, outpu
     return {"scale": scale, "base": randn(generator, device, outputs, dtype=torch.float32)}
 
 
-def _weights(generator: torch.Generator, device: torch.device, dim: int, outputs: int) -> Inputs:
+def _weights(
+    generator: torch.Generator, device: torch.device, dim: int, outputs: int, *, ahead: bool = False
+) -> Inputs:
     fn = randn(generator, device, outputs, 4 * dim, dtype=torch.float32) / math.sqrt(4 * dim)
+    fn = mhc_split_weights(fn) if ahead else fn
     return {"fn": fn, **_affine(generator, device, 3 if outputs == 24 else 1, outputs)}
 
 
-def _pre(tokens: int, dim: int, norm: torch.dtype | None) -> Build:
+def _pre(tokens: int, dim: int, norm: torch.dtype | None, *, ahead: bool = False) -> Build:
     def build(generator: torch.Generator, device: torch.device) -> Inputs:
         return {
-            "x": randn(generator, device, tokens, 4, dim), **_weights(generator, device, dim, 24),
+            "x": randn(generator, device, tokens, 4, dim), **_weights(generator, device, dim, 24, ahead=ahead),
             "iterations": ITERATIONS, "norm_eps": EPS, "hc_eps": EPS,
             "norm_weight": None if norm is None else randn(generator, device, dim, dtype=norm),
         }  # fmt: skip
@@ -136,9 +156,9 @@ def _post_pre(tokens: int, dim: int) -> Build:
     return build
 
 
-def _head(tokens: int, dim: int) -> Build:
+def _head(tokens: int, dim: int, *, ahead: bool = False) -> Build:
     def build(generator: torch.Generator, device: torch.device) -> Inputs:
         streams = randn(generator, device, tokens, 4, dim)
-        return {"x": streams, **_weights(generator, device, dim, 4), "norm_eps": EPS, "eps": EPS}
+        return {"x": streams, **_weights(generator, device, dim, 4, ahead=ahead), "norm_eps": EPS, "eps": EPS}
 
     return build

@@ -1,7 +1,8 @@
 """Contracts of the hyper-connection ops (kernels.md 1.4 and 2.7); the mathematics is in ``mhc``.
 
 T (or M) tokens, four streams of D dimensions, K = 4 D. Mixes of a token are [4 pre | 4 post | 16 comb (row-major)].
-Inputs in BF16 are computed in FP32, inputs in FP64 stay FP64 throughout.
+Inputs in BF16 are computed in FP32, inputs in FP64 stay FP64 throughout. Where an op takes fn FP32 ``[N, K]`` it takes what
+``mhc_split_weights`` has made of it too.
 """
 
 from __future__ import annotations
@@ -24,12 +25,28 @@ def split_width(depth: int, splits: int) -> int:
     return -(-depth // (SPLIT_UNIT * splits)) * SPLIT_UNIT
 
 
+def mhc_split_weights(fn: Tensor, exact: bool = True) -> Tensor:
+    """fn FP32 ``[N, K]`` as a sum of BF16 terms ``[3, N, K]``: every bit of a weight over 1e-30. ``exact`` False: two terms,
+    16 bits of mantissa. For whoever loads weights, so that the kernels need not split them in every call.
+    """
+    terms, rest = [], fn
+    for _ in range(3 if exact else 2):
+        terms.append(rest.to(torch.bfloat16))
+        rest = rest - terms[-1].to(rest.dtype)
+    return torch.stack(terms)
+
+
+def _joined(fn: Tensor) -> Tensor:
+    return fn if fn.dim() == 2 else fn.double().sum(dim=0)
+
+
 def mhc_prenorm_gemm(x: Tensor, fn: Tensor, splits: int, exact: bool = True) -> tuple[Tensor, Tensor]:
     """Partial products and partial sums of squares: (out FP32 ``[splits, M, N]``, sqrsum FP32 ``[splits, M]``).
 
     x BF16 ``[M, K]``, fn FP32 ``[N, K]`` (N is 24, or 4 for the head). ``exact`` False lets a kernel round fn to 16
-    mantissa bits; here both forms are the FP64 result.
+    mantissa bits; here both forms are the FP64 result. It says nothing where fn was split before.
     """
+    fn = _joined(fn)
     width = split_width(x.shape[1], splits)
     pad = width * splits - x.shape[1]
     wide = torch.nn.functional.pad(x.double(), (0, pad)).view(x.shape[0], splits, width).transpose(0, 1)
@@ -57,7 +74,7 @@ def mhc_pre(
     that follows in the model would do it: from the rounded values.
     """
     streams = _wide(x)
-    mix = mhc.mixes(streams, fn.to(streams.dtype), norm_eps)
+    mix = mhc.mixes(streams, _joined(fn).to(streams.dtype), norm_eps)
     pre, post, comb = mhc_split_sinkhorn(mix, scale.to(mix.dtype), base.to(mix.dtype), iterations, hc_eps)
     layer_input = mhc.apply_pre(streams, pre).to(x.dtype)
     if norm_weight is not None:
@@ -83,7 +100,7 @@ def mhc_post_pre(
 def mhc_head(x: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, eps: float) -> Tensor:
     """Collapse the streams before the final norm: x ``[T, 4, D]``, fn ``[4, 4 D]``, scale ``[1]``, base ``[4]``."""
     wide = _wide(x)
-    fn, scale, base = (tensor.to(wide.dtype) for tensor in (fn, scale, base))
+    fn, scale, base = (tensor.to(wide.dtype) for tensor in (_joined(fn), scale, base))
     return mhc.head(wide, fn, scale, base, norm_eps, eps).to(x.dtype)
 
 

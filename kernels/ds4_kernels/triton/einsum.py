@@ -122,8 +122,8 @@ _SM12X_TILES = {
     4096: Tile(128, 128, 128, 8, num_warps=8, num_stages=3),
 }
 _SM90_FEW = {
-    16: Tile(16, 64, 256, 1, num_warps=4, num_stages=4, swap=True),
-    32: Tile(32, 64, 512, 1, num_warps=4, num_stages=3, swap=True),
+    16: Tile(16, 64, 512, 1, num_warps=4, num_stages=3, swap=True),
+    32: Tile(32, 64, 512, 1, num_warps=8, num_stages=3, swap=True),
     64: Tile(64, 64, 512, 1, num_warps=4, num_stages=3),
     128: Tile(128, 64, 256, 1, num_warps=8, num_stages=4),
 }

@@ -8,10 +8,10 @@ demand it, and Hopper's FP8 wgmma, which adds in reduced precision inside a chai
 whose wgmma takes 64 rows or more but as few as 8 columns. A step of the loop may take several blocks of K: between its
 two barriers the warp groups then drift apart, and one multiplies while the other adds.
 
-Scales are read two blocks ahead of their use: the pipeliner only looks after the operands of a dot, and a scale read on
-the spot costs a memory latency in every block. What a step hands to the next must be computed in it (a value only
-passed on keeps Triton from pipelining the loop at all), and a scale register is read before it is loaded again (else
-the copy that frees it waits for the load at the end of the step).
+Scales are read two blocks ahead of their use, or a whole step of four in ``_weight_rows``: the pipeliner only looks after
+the operands of a dot, and a scale read on the spot costs a memory latency in every block. What a step hands to the next must
+be computed in it (a value only passed on keeps Triton from pipelining the loop at all), and a scale register is read before
+it is loaded again (else the copy that frees it waits for the load at the end of the step).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ScaleForm = Literal["fp32", "u8", "packed"]
 
 _ALIGNMENT = 16
 _EARLY_WEIGHTS = 512
-"""Bytes of each weight row that a program of ``_weight_rows`` with many tokens asks for before it waits."""
+"""Bytes of each weight row that a program of ``_weight_rows`` asks for before it waits."""
 _PER_THREAD = 64
 """FP32 sums a thread holds at most per dot: the sums and one unscaled product then fit its 255 registers."""
 
@@ -147,6 +147,21 @@ def _token_rows(
         store_tile(out_tile + WIDTH, acc_2, (rows < M)[:, None] & (cols_2 < N)[None, :])
 
 
+@triton.jit
+def _add_block(
+    acc, token_scale, weight_scale, a_tile, b_tile, a_offsets, b_offsets, present, block, k_blocks,
+    a_scale_tile, a_scale_rows, a_scale_k, b_scale_row, A_FORM: tl.constexpr, B_FORM: tl.constexpr,
+):  # fmt: skip
+    """(``acc`` plus one K block's product times its scales, the two scales of the later block ``block``)."""
+    scale = token_scale * weight_scale
+    token_scale = load_scale(a_scale_tile, a_scale_rows, block, k_blocks, a_scale_k, A_FORM)
+    weight_scale = load_scale(b_scale_row, 0, block, k_blocks, 1, B_FORM)
+    w = tl.load(b_tile + b_offsets)
+    x = tl.load(a_tile + a_offsets, mask=present, other=0.0)
+    acc += dot(w, x, tl.zeros(acc.shape, tl.float32)) * scale[None, :]
+    return acc, token_scale, weight_scale
+
+
 @triton.jit(do_not_specialize=_VARYING)
 def _weight_rows(
     a, a_scale, b, b_scale, out, M, N, K, group_m, a_m, a_g, a_scale_m, a_scale_g, a_scale_k, out_m, out_g,
@@ -156,47 +171,60 @@ def _weight_rows(
     if EARLY > 0:
         _, first = tile_position(tl.program_id(0), M, N, group_m, BLOCK_M, BLOCK_N)
         row = tl.minimum(first + tl.arange(0, BLOCK_N), N - 1)
-        lines = (tl.arange(0, EARLY // 128) * 128)[None, :]
+        lines = tl.minimum(tl.arange(0, EARLY // 128) * 128, K - 128)[None, :]
         fetch_into_l2((b + (tl.program_id(1).to(tl.int64) * N + row) * K)[:, None] + lines, PDL)
     let_next_start(PDL)  # all programs are there at once, and most of a multiprocessor's shared memory is one's own
     wait(PDL)
-    DEPTH: tl.constexpr = min(BLOCK_K, 128)
-    CHUNKS: tl.constexpr = BLOCK_K // DEPTH
+    CHUNKS: tl.constexpr = BLOCK_K // 128
+    tl.static_assert((CHUNKS == 1) | (CHUNKS == 4), "a step has one block of K or four")
     first_token, first_weight = tile_position(tl.program_id(0), M, N, group_m, BLOCK_M, BLOCK_N)
     g = tl.program_id(1).to(tl.int64)
     k_blocks = K // 128
     tokens = first_token + tl.arange(0, BLOCK_M)
     weights = first_weight + tl.arange(0, BLOCK_N)
-    depth = tl.arange(0, DEPTH)
+    depth = tl.arange(0, 128)
     local_tokens = tl.minimum(tokens, M - 1) - first_token
     local_weights = tl.minimum(weights, N - 1) - first_weight
     a_tile = a + g * a_g + first_token.to(tl.int64) * a_m
     b_tile = b + (g * N + first_weight) * K
-    a_offsets = local_tokens[None, :] * a_m + depth[:, None]
-    b_offsets = local_weights[:, None] * K + depth[None, :]
+    x_at = local_tokens[None, :] * a_m + depth[:, None]
+    w_at = local_weights[:, None] * K + depth[None, :]
     a_scale_tile = a_scale + g * a_scale_g + first_token.to(tl.int64) * a_scale_m
-    a_scale_rows = local_tokens * a_scale_m
+    scale_at = local_tokens * a_scale_m
     b_scale_row = b_scale + (g * tl.cdiv(N, 128) + first_weight // 128) * k_blocks
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    scale_now = load_scale(a_scale_tile, a_scale_rows, 0, k_blocks, a_scale_k, A_FORM) * load_scale(
-        b_scale_row, 0, 0, k_blocks, 1, B_FORM
-    )
-    second = DEPTH // 128
-    token_next = load_scale(a_scale_tile, a_scale_rows, second, k_blocks, a_scale_k, A_FORM)
-    weight_next = load_scale(b_scale_row, 0, second, k_blocks, 1, B_FORM)
+    # A whole step ahead: with the multiprocessor's loads all in flight a scale takes longer than two blocks' products.
+    t0 = load_scale(a_scale_tile, scale_at, 0, k_blocks, a_scale_k, A_FORM)
+    s0 = load_scale(b_scale_row, 0, 0, k_blocks, 1, B_FORM)
+    if CHUNKS == 4:
+        t1 = load_scale(a_scale_tile, scale_at, 1, k_blocks, a_scale_k, A_FORM)
+        s1 = load_scale(b_scale_row, 0, 1, k_blocks, 1, B_FORM)
+        t2 = load_scale(a_scale_tile, scale_at, 2, k_blocks, a_scale_k, A_FORM)
+        s2 = load_scale(b_scale_row, 0, 2, k_blocks, 1, B_FORM)
+        t3 = load_scale(a_scale_tile, scale_at, 3, k_blocks, a_scale_k, A_FORM)
+        s3 = load_scale(b_scale_row, 0, 3, k_blocks, 1, B_FORM)
     present = (tokens < M)[None, :]
     for step in range(0, K // BLOCK_K):
-        for chunk in tl.static_range(CHUNKS):
-            later = (step * CHUNKS + chunk + 2) * DEPTH // 128
-            scale_next = token_next * weight_next
-            token_next = load_scale(a_scale_tile, a_scale_rows, later, k_blocks, a_scale_k, A_FORM)
-            weight_next = load_scale(b_scale_row, 0, later, k_blocks, 1, B_FORM)
-            w = tl.load(b_tile + b_offsets)
-            x = tl.load(a_tile + a_offsets, mask=present, other=0.0)
-            acc += dot(w, x, tl.zeros((BLOCK_N, BLOCK_M), tl.float32)) * scale_now[None, :]
-            scale_now = scale_next
-            a_tile += DEPTH
-            b_tile += DEPTH
+        later = (step + 1) * CHUNKS
+        acc, t0, s0 = _add_block(
+            acc, t0, s0, a_tile, b_tile, x_at, w_at, present, later, k_blocks, a_scale_tile, scale_at, a_scale_k,
+            b_scale_row, A_FORM, B_FORM,
+        )  # fmt: skip
+        if CHUNKS == 4:
+            acc, t1, s1 = _add_block(
+                acc, t1, s1, a_tile + 128, b_tile + 128, x_at, w_at, present, later + 1, k_blocks, a_scale_tile, scale_at,
+                a_scale_k, b_scale_row, A_FORM, B_FORM,
+            )  # fmt: skip
+            acc, t2, s2 = _add_block(
+                acc, t2, s2, a_tile + 256, b_tile + 256, x_at, w_at, present, later + 2, k_blocks, a_scale_tile, scale_at,
+                a_scale_k, b_scale_row, A_FORM, B_FORM,
+            )  # fmt: skip
+            acc, t3, s3 = _add_block(
+                acc, t3, s3, a_tile + 384, b_tile + 384, x_at, w_at, present, later + 3, k_blocks, a_scale_tile, scale_at,
+                a_scale_k, b_scale_row, A_FORM, B_FORM,
+            )  # fmt: skip
+        a_tile += BLOCK_K
+        b_tile += BLOCK_K
     out_tile = out + g * out_g + first_token.to(tl.int64) * out_m + (local_tokens[None, :] * out_m + weights[:, None])
     store_tile(out_tile, acc, present & (weights < N)[:, None])
 
@@ -274,8 +302,7 @@ def compile_case(
 def _constexprs(tile: Tile, a_form: ScaleForm, b_form: ScaleForm) -> dict[str, Any]:
     sizes: dict[str, Any] = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k}
     if tile.swap:
-        # With few tokens a program ends so soon that what it asks for early only delays the program before it.
-        sizes["EARLY"] = _EARLY_WEIGHTS if tile.block_m >= 32 and tile.block_k >= _EARLY_WEIGHTS else 0
+        sizes["EARLY"] = _EARLY_WEIGHTS
     else:
         per_thread = tile.block_m * tile.block_n // (32 * tile.num_warps)
         sizes["HALVES"] = 2 if per_thread > _PER_THREAD else 1

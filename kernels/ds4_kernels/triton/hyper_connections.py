@@ -15,8 +15,8 @@ from torch import Tensor
 from ds4_kernels.reference.hyper_connections import MIXES, STREAMS
 from ds4_kernels.triton.common import to_bf16
 from ds4_kernels.triton.compile_case import CompileCase
+from ds4_kernels.triton.mhc_prenorm import check_weights, mhc_prenorm_gemm, prenorm_splits
 from ds4_kernels.triton.mhc_prenorm import compile_cases as prenorm_cases
-from ds4_kernels.triton.mhc_prenorm import mhc_prenorm_gemm, prenorm_splits
 
 __all__ = [
     "compile_cases", "mhc_head", "mhc_post", "mhc_post_pre", "mhc_pre", "mhc_prenorm_gemm", "mhc_split_sinkhorn",
@@ -142,9 +142,9 @@ def mhc_pre(
     x: Tensor, fn: Tensor, scale: Tensor, base: Tensor, iterations: int, norm_eps: float, hc_eps: float,
     norm_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """See ``ds4_kernels.reference.hyper_connections``. x BF16 and contiguous, fn, scale, base FP32."""
+    """See ``ds4_kernels.reference.hyper_connections``. x BF16 and contiguous, scale, base FP32."""
     tokens, dim = _check_streams(x)
-    _need_float32(fn=fn, scale=scale, base=base)
+    _need_float32(scale=scale, base=base)
     post = torch.empty(tokens, STREAMS, dtype=torch.float32, device=x.device)
     comb = torch.empty(tokens, STREAMS, STREAMS, dtype=torch.float32, device=x.device)
     if norm_weight is not None and (norm_weight.shape != (dim,) or not norm_weight.is_contiguous()):
@@ -176,9 +176,9 @@ def mhc_post_pre(
 
 
 def mhc_head(x: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, eps: float) -> Tensor:
-    """See ``ds4_kernels.reference.hyper_connections``. x BF16 and contiguous, fn, scale, base FP32."""
+    """See ``ds4_kernels.reference.hyper_connections``. x BF16 and contiguous, scale, base FP32."""
     _check_streams(x)
-    _need_float32(fn=fn, scale=scale, base=base)
+    _need_float32(scale=scale, base=base)
     return _weighted_sum(x, fn, scale, base, None, None, None, 1, norm_eps, eps)
 
 
@@ -189,9 +189,10 @@ def _weighted_sum(
     """GEMM, then the kernel of one program per token; without ``post`` and ``comb`` only the weighted sum (head)."""
     tokens, _, dim = x.shape
     mixes = STREAMS if post is None else MIXES
-    if fn.shape[0] != mixes or base.numel() != mixes:
+    check_weights(fn, STREAMS * dim)
+    if fn.shape[-2] != mixes or base.numel() != mixes:
         raise ValueError(f"need {mixes} rows of fn and entries of base, got {tuple(fn.shape)} and {tuple(base.shape)}")
-    splits = prenorm_splits(tokens, STREAMS * dim, x.device)
+    splits = prenorm_splits(tokens, STREAMS * dim, x.device, ahead=fn.dim() == 3)
     partial, sqrsum = mhc_prenorm_gemm(x.view(tokens, STREAMS * dim), fn, splits)
     layer_input = torch.empty(tokens, dim, dtype=x.dtype, device=x.device)
     if tokens:

@@ -146,7 +146,6 @@ _SM12X_DEFAULTS = {
 _HOPPER_DEFAULTS = {
     entry: Tile.parse(entry)
     for entry in (
-        "16/32/512 g1 w4 s4",
         "16/64/512 g1 w4 s3 swap",
         "32/64/512 g1 w4 s3 swap",
         "64/64/512 g1 w4 s3",
@@ -171,7 +170,7 @@ def sm12x_default(m: int, n: int) -> Tile:
 def hopper_default(m: int, n: int) -> Tile:
     """A tile for any shape on Hopper: enough programs for its 132 multiprocessors, then the largest tile."""
     if m <= 16:
-        entry = "16/32/512 g1 w4 s4" if n <= 4096 else "16/64/512 g1 w4 s3 swap"
+        entry = "16/64/512 g1 w4 s3 swap"
     elif m <= 64:
         entry = "32/64/512 g1 w4 s3 swap" if m <= 32 else "64/64/512 g1 w4 s3"
     elif _programs(m, 128, n, 256) >= _ENOUGH_PROGRAMS:
