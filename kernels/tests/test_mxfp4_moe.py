@@ -168,7 +168,7 @@ def decoded(inputs: dict[str, object], config: object) -> torch.Tensor:
 
 @pytest.mark.triton
 @pytest.mark.interpreted
-@pytest.mark.parametrize("mode", ["w4a8", "w4a16"])
+@pytest.mark.parametrize("mode", ["w4a8", pytest.param("w4a16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("merge", "fused", "tokens", "routing"),
     [

@@ -97,6 +97,7 @@ def test_soaked_conversations_grow_and_answer(tmp_path: Path, serve: str) -> Non
     assert len(measured) == 6
 
 
+@pytest.mark.slow
 def test_the_second_request_meets_the_first_where_its_cell_says(tmp_path: Path, serve: str) -> None:
     sets = (*LENIENT, "matrix.prompt_tokens=[1536]", "options.decode_tokens=48", "options.short_tokens=224")
     document, run = gate(tmp_path, "mixed-arrival", *attached(serve), sets=sets)
@@ -106,6 +107,7 @@ def test_the_second_request_meets_the_first_where_its_cell_says(tmp_path: Path, 
     assert sorted(row["expect"]["role"] for row in rows) == ["first", "first", "second", "second"]
 
 
+@pytest.mark.slow
 def test_all_decode_behind_prompts_that_were_prefilled_before(tmp_path: Path, serve: str) -> None:
     sets = (*LENIENT, "matrix.prompt_tokens=[520]", "request.max_tokens=8")
     document, run = gate(tmp_path, "long-context-decode", *attached(serve), sets=sets)

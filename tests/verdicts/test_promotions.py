@@ -46,6 +46,7 @@ def test_unchanged_build_passes_and_is_never_blamed(world: Any) -> None:
     assert verdicts[Verdict.PASS] >= 0.95 * PROMOTIONS
 
 
+@pytest.mark.slow
 def test_unchanged_build_mostly_passes_on_a_steadier_machine_than_assumed(world: Any) -> None:
     verdicts = simulate(world, change=0.0, session_cv=0.015, seed=2)
     assert verdicts[Verdict.FAIL] <= 0.01 * PROMOTIONS
@@ -59,6 +60,7 @@ def test_unchanged_build_is_not_blamed_on_a_machine_that_drifts_as_ours_did(worl
     assert verdicts[Verdict.PASS] >= 0.6 * PROMOTIONS
 
 
+@pytest.mark.slow
 def test_twenty_percent_never_pass_on_such_a_machine(world: Any) -> None:
     verdicts = simulate(world, change=0.2, session_cv=0.043, seed=8)
     assert verdicts[Verdict.PASS] <= 0.05 * PROMOTIONS
