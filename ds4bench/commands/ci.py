@@ -11,10 +11,10 @@ from ds4bench.commands.promote import Reports, data_paths, report
 from ds4bench.core import Verdict
 from ds4bench.errors import SpecError
 from ds4bench.interleaved import InterleavedRunner, Side
+from ds4bench.paired_gate import own_cores
 from ds4bench.run_session import RunInterruptedError, TargetOptions
 from ds4bench.spec.suite import SuiteEntry, SuiteSpec, load_suite
 from ds4bench.store.ids import new_id
-from ds4bench.store.provenance import hardware_fingerprint
 from ds4bench.suite_runner import make_jobs
 from ds4bench.verdicts.exit_codes import EXIT
 from ds4bench.verdicts.promotion import promotion
@@ -52,7 +52,7 @@ def run_ci(options: CiOptions) -> int:
         progress.note(f"base {base.label} ({options.base}) against {head.label}, blocks in the order A B B A ...")
         runner = InterleavedRunner(
             jobs, _side(base, options, options.serve_python), _side(head, options, None), run_id, progress,
-            at_once=bool(_own_cores(options)),
+            at_once=bool(own_cores(options.serve_args)),
         )  # fmt: skip
         try:
             lines = asyncio.run(runner.run())
@@ -82,17 +82,5 @@ def _suite(options: CiOptions) -> SuiteSpec:
 
 
 def _side(tree: Tree, options: CiOptions, python: str | None) -> Side:
-    flags = (*_own_cores(options), *options.serve_args)
+    flags = (*own_cores(options.serve_args), *options.serve_args)
     return Side(TargetOptions("embedded", serve_args=flags, python=python, tree=tree.path), tree.label)
-
-
-def _own_cores(options: CiOptions) -> tuple[str, ...]:
-    """The flag that leaves each serve half of the cores; none where the user has said how many.
-
-    Threads of two serves on the same cores wait for each other in turns (seven times slower on 2 cores). On half of them a
-    serve is hardly slower, and less noisy: the client has cores of its own.
-    """
-    if any(flag.startswith("--threads") for flag in options.serve_args):
-        return ()
-    cores = hardware_fingerprint()["cores"] or 1
-    return (f"--threads={max(1, cores // 2)}",)

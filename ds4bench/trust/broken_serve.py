@@ -79,11 +79,11 @@ class BrokenServe(TargetOptions):
     proxy: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, row: Row, *, healthy: bool = False) -> BrokenServe:
-        """The row's serve, or the healthy one that it is compared with."""
+    def of(cls, row: Row, *, healthy: bool = False, more_args: Sequence[str] = ()) -> BrokenServe:
+        """The row's serve, or the healthy one that it is compared with, with more flags than the row's."""
         flags = [] if healthy else [f"--fault={fault}" for fault in row.engine]
         proxy = None if row.proxy is None else () if healthy else tuple(row.proxy)
-        return cls("embedded", serve_args=(*row.serve_args, *flags), proxy=proxy)
+        return cls("embedded", serve_args=(*row.serve_args, *more_args, *flags), proxy=proxy)
 
     def make(self, log_path: Path) -> Target:
         """The target, not started."""

@@ -1,22 +1,27 @@
-"""The detection matrix: broken serves x gates, each against a healthy baseline that came the same way.
+"""The detection matrix: broken serves x gates, each against a healthy serve that is asked the same way.
 
-Every outcome is on disk before the next is measured; what is there and was said by the same gate is not measured again.
-A gate that gets no healthy baseline fit to be compared with (``healthy_baselines.py``) is an ERROR.
+A gate that compares times asks both serves in turns, as ``ds4bench ci`` does, so that the hour of the machine is not taken
+for the fault; any other compares with a stored run of a healthy serve (``healthy_baselines.py``). One that has nothing fit to
+be compared with is an ERROR. Every outcome is on disk before the next is measured; what is there and was said by the same
+gate is not measured again.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from ds4bench.core import GateVerdict
 from ds4bench.errors import Ds4BenchError, StoreError
+from ds4bench.paired_gate import GatePair, own_cores
 from ds4bench.paths import state_dir
-from ds4bench.report.progress import make_progress
-from ds4bench.run_session import Prepared, RunInterruptedError, Started, judged, measure, started
+from ds4bench.report.progress import SilentProgress
+from ds4bench.run_session import Prepared, RunInterruptedError, Started, TargetOptions, judged, measure, started
 from ds4bench.spec.suite import SuiteSpec
 from ds4bench.store import provenance
 from ds4bench.trust import grading
@@ -24,10 +29,11 @@ from ds4bench.trust.broken_serve import BrokenServe
 from ds4bench.trust.expectations import Row
 from ds4bench.trust.grading import Grade, Matrix, Seen
 from ds4bench.trust.healthy_baselines import HealthyBaselines
-from ds4bench.trust.matrix_gates import MatrixGates
+from ds4bench.trust.matrix_gates import MatrixGates, compares_times
 from ds4bench.trust.real_runs import this_commit
 
 _TYPICAL_S = 45.0
+_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -89,17 +95,57 @@ class MatrixRun:
         self.matrix.machine = f"{hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores"
         self.say(f"{len(jobs)} gate runs to do, about {len(jobs) * self._typical_s() / 60:.0f} min and their baselines")
         for row, of_row in groupby(jobs, key=lambda job: job.row):
-            left = list(of_row)
-            while left := [job for job in left if self._left(row, job.gate)]:
-                together = 1 if row.alone or self.until_caught else len(left)
-                await self.healthy.get(row, [job.gate for job in left[:together]])
-                left = await self._serve(row, self._with_baseline(left[:together])) + left[together:]
+            asked = list(of_row)
+            in_turns = [job for job in asked if compares_times(self._gate(job.gate).gate)]
+            await self._all(row, [job for job in asked if job not in in_turns], self._against_stored)
+            await self._all(row, in_turns, self._in_turns)
             state, why = self.outcome(row)
             self.say(f"{row.name}: {state}, {why}")
 
     def outcome(self, row: Row) -> tuple[str, str]:
         """What is known of a row: its state and why."""
         return grading.row_outcome(row, self.matrix.cells.get(row.name, {}), self.gates_now.hash_of)
+
+    async def _all(
+        self, row: Row, jobs: Sequence[Job], step: Callable[[Row, list[Job]], Awaitable[None]]
+    ) -> None:  # fmt: skip
+        """Measure jobs of a row with as many serves as it takes."""
+        while left := [job for job in jobs if self._left(row, job.gate)]:
+            together = 1 if row.alone or self.until_caught else len(left)
+            await step(row, left[:together])
+
+    async def _against_stored(self, row: Row, jobs: list[Job]) -> None:
+        """Measure gates on one broken serve, until it dies, and compare with stored runs of a healthy one."""
+        await self.healthy.get(row, [job.gate for job in jobs])
+        await self._serve(row, self._with_baseline(jobs), [BrokenServe.of(row)], self._alone)
+
+    async def _in_turns(self, row: Row, jobs: list[Job]) -> None:
+        """Measure gates on a broken and on a healthy serve in turns, until one dies."""
+        flags = own_cores(row.serve_args)
+        sides = [BrokenServe.of(row, healthy=healthy, more_args=flags) for healthy in (True, False)]
+        await self._serve(row, jobs, sides, self._pair)
+
+    async def _serve(
+        self, row: Row, jobs: Sequence[Job], sides: Sequence[TargetOptions],
+        step: Callable[[Job, Sequence[Started]], Awaitable[bool]],
+    ) -> None:  # fmt: skip
+        """Start the serves and take one step a job, until it says that a serve is lost."""
+        if not jobs:
+            return
+        folder, job = state_dir() / "trust" / row.name, jobs[0]
+        try:
+            async with AsyncExitStack() as stack:
+                serves = []
+                for number, side in enumerate(sides):
+                    log = folder / f"serve-{number}" / "serve.log"
+                    serves.append(await stack.enter_async_context(started(side, log, row.name, SilentProgress())))
+                for job in jobs:
+                    if await step(job, serves):
+                        return
+        except (StoreError, RunInterruptedError):
+            raise
+        except Ds4BenchError as error:  # a serve does not start with this fault, or the gate cannot be run on it
+            self._keep(job, self._error(job, str(error)))
 
     def _with_baseline(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that lack no baseline; the others are an ERROR, which says what was wrong with it."""
@@ -109,45 +155,40 @@ class MatrixRun:
                 self._keep(job, self._error(job, why))
         return [job for job, why in refusals if why is None]
 
-    async def _serve(self, row: Row, jobs: list[Job]) -> list[Job]:
-        """Measure gates on one serve; returns those that a serve that died has left."""
-        if not jobs:
-            return []
-        log, place = state_dir() / "trust" / row.name / "serve.log", 0
-        try:
-            async with started(BrokenServe.of(row), log, row.name, make_progress(quiet=True)) as serve:
-                for place, job in enumerate(jobs):
-                    if await self._measure(job, serve):
-                        return jobs[place + 1 :]
-        except (StoreError, RunInterruptedError):
-            raise
-        except Ds4BenchError as error:  # the serve does not start with this fault, or the gate cannot be run on it
-            self._keep(jobs[place], self._error(jobs[place], str(error)))
-            return jobs[place + 1 :]
-        return []
-
-    async def _measure(self, job: Job, serve: Started) -> bool:
-        """One gate; whether the serve is lost."""
+    async def _alone(self, job: Job, serves: Sequence[Started]) -> bool:
+        """One gate on the broken serve; whether that is lost."""
         begun, prepared = time.monotonic(), self._gate(job.gate)
-        baseline = self.healthy.of(job.row, job.gate)
+        baseline, run_id = self.healthy.of(job.row, job.gate), prepared.new_run_id()
         run = await measure(
-            prepared,
-            serve,
-            make_progress(quiet=True),
-            run_id=prepared.new_run_id(),
-            role="candidate",
-            baseline=baseline,
-        )
-        outcome = judged(prepared.gate, run, baseline)
-        seconds = time.monotonic() - begun
-        self._seconds.append(seconds)
-        seen = grading.seen_of(
-            outcome.verdict, prepared.gate.spec, run=run.manifest.run_id, seconds=seconds,
-            measurement=prepared.gate.measurement_hash, busy=self.busy, commit=self._commit,
-            gate=self.gates_now.hash_of(job.gate),
+            prepared, serves[0], SilentProgress(), run_id=run_id, role="candidate", baseline=baseline
         )  # fmt: skip
-        self._keep(job, seen)
+        outcome = judged(prepared.gate, run, baseline)
+        self._keep(job, self._seen(job, outcome.verdict, run_id, begun))
         return run.died is not None
+
+    async def _pair(self, job: Job, serves: Sequence[Started]) -> bool:
+        """One gate on both serves, again where the healthy run was no measurement; whether a serve is lost."""
+        pair = GatePair(self._gate(job.gate), serves[0], serves[1], "healthy", SilentProgress())
+        why = ""
+        for _ in range(_TRIES):
+            begun = time.monotonic()
+            found = await pair.measure()
+            if found.unfit is None:
+                self._keep(job, self._seen(job, found.verdict, found.run_id, begun))
+                return found.died
+            why = found.unfit
+            self.say(f"  {job.row.name} x {job.gate}: {why}")
+        self._keep(job, self._error(job, why))
+        return not serves[0].target.alive()
+
+    def _seen(self, job: Job, verdict: GateVerdict, run_id: str, begun: float) -> Seen:
+        """What the gate said, and how long it took."""
+        seconds, gate = time.monotonic() - begun, self._gate(job.gate).gate
+        self._seconds.append(seconds)
+        return grading.seen_of(
+            verdict, gate.spec, run=run_id, seconds=seconds, measurement=gate.measurement_hash, busy=self.busy,
+            commit=self._commit, gate=self.gates_now.hash_of(job.gate),
+        )  # fmt: skip
 
     def _error(self, job: Job, why: str) -> Seen:
         """A gate that could not be measured."""

@@ -9,6 +9,8 @@ from ds4bench.errors import SpecError
 from ds4bench.run_session import Prepared, prepare
 from ds4bench.spec.load import EffectiveGate, load_gate, measurement_hash
 from ds4bench.spec.suite import SuiteEntry, SuiteSpec
+from ds4bench.suite_runner import compares
+from ds4bench.verdicts.rules.comparison import judges_times
 
 _QUIET_OFF = ("validity.max_foreign_cpu_share=1.0", "validity.machine_drift=1.0")
 _WORDS = frozenset({"title", "purpose"})
@@ -50,6 +52,12 @@ class MatrixGates:
 
 
 def gate_hash(gate: EffectiveGate) -> str:
-    """Over the whole gate, with its rules, validity and repeats, and over the items that it reads."""
+    """Over the whole gate, with its rules, validity and repeats, over the items that it reads, and over how it is asked."""
     spec = {name: part for name, part in gate.spec.model_dump(mode="json").items() if name not in _WORDS}
-    return measurement_hash({"profile": gate.profile, "spec": spec, "measurement": gate.measurement})
+    asked = {"in_turns": True} if compares_times(gate) else {}
+    return measurement_hash({"profile": gate.profile, "spec": spec, "measurement": gate.measurement, **asked})
+
+
+def compares_times(gate: EffectiveGate) -> bool:
+    """Whether the gate compares times, so that a healthy serve must be asked in turns with the broken one."""
+    return judges_times(gate.spec) and compares(gate.spec)

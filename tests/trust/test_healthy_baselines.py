@@ -19,7 +19,7 @@ from ds4bench.trust.expectations import Row
 from ds4bench.trust.matrix import MatrixRun
 from tests.records import batch_row, run_manifest
 
-ROW = Row(name="r", proxy=["other-model"], expected={"prefill-sweep": ["model_identity"]})
+ROW = Row(name="r", proxy=["other-model"], expected={"prefix-cache": ["model_identity"]})
 
 
 @dataclass
@@ -64,7 +64,7 @@ async def seen(path: Path, monkeypatch: pytest.MonkeyPatch, serves: Serves) -> A
         monkeypatch.setattr(module, "judged", serves.judged)
     run = MatrixRun([ROW], [], load_suite("smoke"), path, say=lambda _: None)
     await run.run()
-    return run.matrix.cells["r"]["prefill-sweep"]
+    return run.matrix.cells["r"]["prefix-cache"]
 
 
 async def test_a_healthy_run_that_is_no_measurement_is_measured_once_more(
@@ -91,11 +91,11 @@ async def test_a_stored_run_that_is_not_fit_any_more_is_measured_again(
     await seen(path, monkeypatch, Serves(fit=[True]))
     path.unlink()
     kept = next((path.parent / "state" / "trust").glob("baselines.json")).read_text()
-    assert "prefill-sweep" in kept
+    assert "prefix-cache" in kept
     folder = path.parent / "state" / "runs" / "r1"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text("{}")
-    whole = await Serves([]).measure(MatrixRun([ROW], [], load_suite("smoke"), path)._gate("prefill-sweep"), role="x")
+    whole = await Serves([]).measure(MatrixRun([ROW], [], load_suite("smoke"), path)._gate("prefix-cache"), role="x")
     monkeypatch.setattr(healthy_baselines.runs, "load_run", lambda run_id: whole)
     again = Serves(fit=[False, True])
     assert (await seen(path, monkeypatch, again)).verdict == "PASS"

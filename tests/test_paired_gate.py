@@ -1,4 +1,4 @@
-"""What ``ds4bench ci`` asks of one serve at a time, and what of both at once."""
+"""What of a gate is asked of one of two serves at a time, and what of both at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from ds4bench.commands.ci import CiOptions, _side
 from ds4bench.commands.promote import Reports
 from ds4bench.errors import WorkloadError
-from ds4bench.interleaved import InterleavedRunner, Side, together
+from ds4bench.paired_gate import GatePair, together
 from ds4bench.report.progress import SilentProgress
-from ds4bench.run_session import TargetOptions
+from ds4bench.run_session import Prepared
 from ds4bench.spec.load import load_gate
 from ds4bench.worktree import Tree
 
@@ -36,10 +36,10 @@ class Recorded:
 
 async def blocks(gate: str, *, at_once: bool) -> list[tuple[str, str]]:
     told: list[tuple[str, str]] = []
-    base, head = (Side(TargetOptions("embedded"), label) for label in ("abc123", "def456"))
-    runner = InterleavedRunner([], base, head, "ci", SilentProgress(), at_once=at_once)
+    serve: Any = None
+    pair = GatePair(Prepared(load_gate(gate, profile="smoke"), None), serve, serve, "abc123", SilentProgress(), at_once)
     sides: Any = [Recorded(gate, name, told) for name in ("base", "head")]
-    await runner._blocks(sides, 0, 2)
+    await pair.blocks(sides, 0, 2)
     return told
 
 
@@ -98,8 +98,8 @@ def serve_args(*given: str) -> tuple[str, ...]:
 
 
 def test_each_serve_has_half_of_the_cores_unless_the_user_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ds4bench.commands.ci.hardware_fingerprint", lambda: {"cores": 8})
+    monkeypatch.setattr("ds4bench.paired_gate.hardware_fingerprint", lambda: {"cores": 8})
     assert serve_args("--weights=random") == ("--threads=4", "--weights=random")
     assert serve_args("--threads=8") == ("--threads=8",)
-    monkeypatch.setattr("ds4bench.commands.ci.hardware_fingerprint", lambda: {"cores": 1})
+    monkeypatch.setattr("ds4bench.paired_gate.hardware_fingerprint", lambda: {"cores": 1})
     assert serve_args() == ("--threads=1",)
