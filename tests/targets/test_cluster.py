@@ -82,7 +82,7 @@ async def test_two_nodes_serve_as_one_and_stop_as_one(profile: Path, tmp_path: P
     assert "--node-rank 0" in commands["serve.log"]
     assert all(command.startswith("$ ") for command in commands.values())
     assert endpoint.fingerprint.flags["nnodes"] == "2"
-    assert endpoint.fingerprint.flags["nodes"] == {"head": [], "worker": []}
+    assert set(endpoint.fingerprint.flags["nodes"]) == {"head", "worker"}  # and their GPUs, if this machine has any
     assert "master-addr" not in endpoint.fingerprint.flags
     assert engine.alive()
     await engine.stop()

@@ -8,6 +8,7 @@ import pytest
 
 from ds4bench.core import CheckResult, CheckStatus, Fingerprint, GateVerdict, RuleResult, RunData, Verdict
 from ds4bench.interleaved import InterleavedRunner, Side
+from ds4bench.paired_gate import GatePair
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import Outcome, Prepared, TargetOptions
 from ds4bench.spec.load import EffectiveGate, load_gate
@@ -86,8 +87,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Outcome(run, baseline, told[run.manifest.target["role"]])
 
     monkeypatch.setattr("ds4bench.interleaved.measure", measure)
-    monkeypatch.setattr("ds4bench.interleaved.judged", judged)
-    monkeypatch.setattr("ds4bench.interleaved.write_verdict", lambda run_id, verdict: told["kept"].append(verdict))
+    for module in ("interleaved", "paired_gate"):
+        monkeypatch.setattr(f"ds4bench.{module}.judged", judged)
+        monkeypatch.setattr(f"ds4bench.{module}.write_verdict", lambda run_id, verdict: told["kept"].append(verdict))
     return told
 
 
@@ -143,9 +145,10 @@ def test_an_absolute_rule_of_a_pair_that_the_base_fails_too_is_not_the_commits_f
         )
         for role in ("baseline", "candidate")
     )  # fmt: skip
-    monkeypatch.setattr("ds4bench.interleaved.decide", lambda *_: verdict_of(rule("ttft", P), rule("recall", F)))
-    job = job_of(GATE)
+    monkeypatch.setattr("ds4bench.paired_gate.decide", lambda *_: verdict_of(rule("ttft", P), rule("recall", F)))
+    serve: Any = None
+    pair = GatePair(Prepared(GATE, None), serve, serve, "abc123", SilentProgress())
     for of_base, expected in ((F, U), (P, F)):
         measured["baseline"] = verdict_of(rule("ttft", U), rule("recall", of_base))
-        assert runner_of(job)._compare(job, base, head).verdict is expected
+        assert pair._compare(base, head).verdict.verdict is expected
         assert measured["kept"][-1].verdict is expected
