@@ -17,7 +17,7 @@ SMALL = [
 
 @pytest.mark.triton
 @pytest.mark.interpreted
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("splits", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("case", SMALL[:5], ids=lambda case: case.label)
 def test_halves_agree_with_the_reference(case: CheckCase, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from ds4_kernels.triton import sparse_attention

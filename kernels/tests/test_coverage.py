@@ -337,7 +337,7 @@ def dry_specialised(tiles: str) -> list[str]:
 
 @pytest.mark.triton
 @pytest.mark.parametrize("tiles", ["sm12x", pytest.param("sm90", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("task", ["dry_checks", "dry_tokens", "dry_specialised"])
+@pytest.mark.parametrize("task", ["dry_checks", pytest.param("dry_tokens", marks=pytest.mark.slow), "dry_specialised"])
 def test_kernels_without_a_gpu(task: str, tiles: str) -> None:
     done = subprocess.run(
         [sys.executable, __file__, task, tiles],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -21,6 +22,17 @@ CPU = torch.device("cpu")
 CASES = registry.check_cases(list(library.TABLE), large=False)
 ROWS = pytest.mark.parametrize("row", library.TABLE.values(), ids=list(library.TABLE))
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}-{case.label}".replace(" ", "_"))
+FIRST_CASES = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=f"{case.op}-{case.label}".replace(" ", "_"), marks=[] if place < 2 else [pytest.mark.slow]
+        )
+        for _, of_op in groupby(CASES, key=lambda case: case.op)
+        for place, case in enumerate(of_op)
+    ],
+)
+"""Two of each op: what ``opcheck`` looks at hardly depends on the case. The others are left to slow runs."""
 OPCHECKS = ("test_faketensor", "test_autograd_registration", "test_aot_dispatch_static", "test_aot_dispatch_dynamic")
 
 
@@ -143,7 +155,7 @@ def test_fakes_have_the_real_shapes_dtypes_and_strides(case: CheckCase) -> None:
     assert [form_of(tensor) for tensor in fake] == [form_of(tensor) for tensor in real]
 
 
-@EVERY_CASE
+@FIRST_CASES
 def test_opcheck(case: CheckCase) -> None:
     row, inputs = library.TABLE[case.op], arguments(case)
     schema = overload(row)._schema.arguments

@@ -106,7 +106,7 @@ def test_lengths_around_k_and_the_chunk(k: int, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.triton
 @pytest.mark.interpreted
 @pytest.mark.parametrize("kind", ["normal", "equal", "many -inf", "late"])
-@pytest.mark.parametrize("k", [6, 512])
+@pytest.mark.parametrize("k", [6, pytest.param(512, marks=pytest.mark.slow)])
 def test_split_rows(kind: str, k: int) -> None:
     from ds4_kernels.triton import topk
 

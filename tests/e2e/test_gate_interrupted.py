@@ -69,6 +69,7 @@ def test_a_killed_serve_makes_the_run_invalid_keeps_the_data_and_resume_complete
     assert_whole(code, document, run, kept, err)
 
 
+@pytest.mark.slow
 def test_a_killed_client_loses_at_most_the_requests_in_flight(folder: Path) -> None:
     process = start(folder)
     wait_for(lambda: measured(folder) >= 2, process, "second batch")

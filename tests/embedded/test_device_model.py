@@ -196,7 +196,7 @@ def test_chunked_prefill_gives_the_logits_of_one_shot_prefill(
     assert cosine(in_chunks(runner, prompt, cuts, first_block=8), expected).min() > ANSWER
 
 
-@pytest.mark.parametrize(("start", "length"), [(1, 9), (120, 140), (250, 262)])
+@pytest.mark.parametrize(("start", "length"), [(1, 9), (120, 140), pytest.param(250, 262, marks=pytest.mark.slow)])
 def test_single_tokens_give_the_logits_of_prefill(runner: ModelRunner, start: int, length: int) -> None:
     prompt = tokens(length)
     runner.step([whole(prompt[:start], first_block=8)])

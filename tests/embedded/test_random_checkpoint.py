@@ -86,6 +86,7 @@ def whole(layers: tuple[int, ...], experts: int) -> Layout:
     return found
 
 
+@pytest.mark.slow
 def test_flash_has_the_released_names_dtypes_and_shapes() -> None:
     """The generator itself at full size, on tensors without memory."""
     config = random_checkpoint.shape("flash", VOCAB, 6, 8)

@@ -134,7 +134,7 @@ class Scripted:
         return [(answer[i] + 1) % MODEL.vocab_size if self.wrong(i) else answer[i] for i in places]
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 async def test_drafts_of_the_mtp_block_do_not_change_greedy_answers(
     prompts: list[list[int]], expected: list[list[int]], depth: int
 ) -> None:
@@ -150,6 +150,7 @@ async def test_drafts_of_the_mtp_block_do_not_change_greedy_answers(
     assert places[-1] > 0
 
 
+@pytest.mark.slow
 async def test_random_weights_draft_badly_and_answer_the_same(prompts: list[list[int]]) -> None:
     weights = random_checkpoint(MODEL, 3)
     async with running(PLAIN, weights) as engine:

@@ -108,7 +108,7 @@ def test_one_look_without_a_loss_is_the_exact_binomial_test() -> None:
         assert examine(same, same, Plan(looks=(items,), floor=None))[-1].decision == decision
 
 
-@pytest.mark.parametrize("won", [0.0, 0.01])
+@pytest.mark.parametrize("won", [0.0, pytest.param(0.01, marks=pytest.mark.slow)])
 def test_a_loss_of_just_the_margin_passes_in_at_most_five_percent(won: float) -> None:
     looks = runs(1000, Plan(floor=None), won + 0.015, won, seed=4)
     assert 0.02 < share(looks, "pass") <= 0.0635  # 0.05 and two standard errors; 2,500 runs gave 0.034 to 0.043

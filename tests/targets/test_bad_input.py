@@ -53,7 +53,9 @@ def refused(folder: Path, *args: str) -> str:
     [
         ("unknown-model", "unknown model: give a local folder with config.json, or an id that the engine can download"),
         ("out-of-memory", "out of GPU memory: use a smaller --max-model-len or --max-num-seqs, or free the GPU"),
-        ("odd-failure", "ended with exit code 1; ValueError: No common block size for 16"),
+        pytest.param(
+            "odd-failure", "ended with exit code 1; ValueError: No common block size for 16", marks=pytest.mark.slow
+        ),
         ("first-token-kills", "ended with exit code 9; RuntimeError: the first request broke the engine"),
     ],
 )

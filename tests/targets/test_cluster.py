@@ -219,7 +219,7 @@ async def test_a_node_whose_reports_cannot_be_read_proves_nothing(profile: Path,
     assert not (tmp_path / "there").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_however_the_harness_ends_all_nodes_end_with_it(profile: Path, tmp_path: Path, number: signal.Signals) -> None:
     serve = ["serve", "vllm", "stubborn", "--profile", str(profile), "--engine-python", sys.executable]
     process = ds4bench(tmp_path, *serve, "--port", str(free_port()))

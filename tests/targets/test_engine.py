@@ -147,7 +147,7 @@ def test_an_engine_that_dies_in_a_gate_makes_it_invalid_with_its_last_words(prof
         (kernel_report(hooks=[], note="no table for vllm 9.9 (known: 0.25.0, 0.33.0)"), "(known: 0.25.0, 0.33.0)"),
     ],
 )
-@pytest.mark.parametrize("command", ["gate", "serve"])
+@pytest.mark.parametrize("command", ["gate", pytest.param("serve", marks=pytest.mark.slow)])
 def test_kernels_that_are_not_there_end_it_at_the_first_token(
     profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, told: str | None, words: str
 ) -> None:
@@ -177,7 +177,7 @@ def test_where_a_launch_reports_is_no_part_of_what_it_is(profile: Path) -> None:
     assert flags["environment"] == {"DS4_KERNELS": "force"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_however_the_harness_ends_the_engine_ends_with_it(
     profile: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -147,7 +147,9 @@ def test_a_rate_limit_is_waited_out_by_new_requests_that_are_reported(run: Run, 
     assert "4 were refused for their rate" in check["detail"]
 
 
-@pytest.mark.parametrize("answered", [0, 1, 2])
+@pytest.mark.parametrize(
+    "answered", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_a_rate_limit_is_waited_out_at_the_start_and_while_prompts_are_counted(
     run: Run, api: str, tmp_path: Path, answered: int
 ) -> None:
@@ -160,7 +162,7 @@ def test_a_rate_limit_is_waited_out_at_the_start_and_while_prompts_are_counted(
     assert {row["phase"] for row in rows(tmp_path)} == {"warmup", "measure"}
 
 
-@pytest.mark.parametrize("answered", [1, BEFORE_THE_FIRST_BATCH])
+@pytest.mark.parametrize("answered", [pytest.param(1, marks=pytest.mark.slow), BEFORE_THE_FIRST_BATCH])
 def test_a_rate_limit_that_never_lifts_ends_the_run_which_can_go_on_later(
     run: Run, api: str, tmp_path: Path, answered: int
 ) -> None:

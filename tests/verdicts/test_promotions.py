@@ -73,7 +73,7 @@ def test_true_slowdown_of_twenty_percent_fails(world: Any) -> None:
     assert verdicts[Verdict.PASS] == 0
 
 
-@pytest.mark.parametrize("assumed", [0.01, 0.02])
+@pytest.mark.parametrize("assumed", [0.01, pytest.param(0.02, marks=pytest.mark.slow)])
 def test_true_slowdown_as_large_as_the_margin_does_not_pass(world: Any, assumed: float) -> None:
     overrides = [
         "rules.ttft.margin=0.05",

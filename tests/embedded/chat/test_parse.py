@@ -66,7 +66,7 @@ def cut(reply: str, cuts: list[int]) -> list[str]:
     return [reply[a:b] for a, b in itertools.pairwise(places)]
 
 
-@settings(max_examples=1500, suppress_health_check=BUSY)
+@settings(max_examples=500, suppress_health_check=BUSY)
 @given(replies, st.lists(st.integers(0, 10_000), max_size=12), st.booleans(), st.booleans())
 @example("x" + STARTS[0] + INVOKE + 'f">', [1, 2, 3, 4, 5, 9, 14, 15, 30], True, True)
 def test_any_split_gives_what_the_whole_gives(reply: str, cuts: list[int], thinking: bool, tools: bool) -> None:
@@ -75,7 +75,7 @@ def test_any_split_gives_what_the_whole_gives(reply: str, cuts: list[int], think
     assert gathered(run(list(reply), thinking=thinking, tools=tools)) == whole
 
 
-@settings(max_examples=1500, suppress_health_check=BUSY)
+@settings(max_examples=500, suppress_health_check=BUSY)
 @given(replies, st.booleans())
 def test_no_marker_shows_and_arguments_are_json_objects(reply: str, thinking: bool) -> None:
     deltas = run([reply], thinking=thinking, tools=True)

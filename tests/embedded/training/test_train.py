@@ -24,6 +24,7 @@ def _trainer(steps: int = 12) -> Trainer:
     return Trainer(TOY, Plan(steps=steps, rate=3e-3), "cpu")
 
 
+@pytest.mark.slow
 def test_losses_fall() -> None:
     trainer = _trainer(200)
     losses = [trainer.train_step(*_batch(0)) for _ in range(12)]
