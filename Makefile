@@ -115,7 +115,7 @@ train-nano: $(STAMP)
 trust: $(STAMP)
 	$(BIN)/python -m ds4bench.trust simulate
 
-# Broken serves against the gates that must notice: 40 serves and their baselines, 40 minutes (estimated) on 2 cores with nothing else on
+# Broken serves against the gates that must notice: 40 serves and their baselines, an hour on 2 cores with nothing else on
 # the machine; a machine of n cores does n/2 serves at a time. Stopped with Ctrl-C it goes on where it was. TRUST=--quick asks
 # every gate that a row names, TRUST= (empty) runs the whole suite on every serve: 1 and 6 hours on 2 cores (estimates).
 TRUST ?= --quick --until-caught

@@ -392,7 +392,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: Fingerprint
     provenance: dict[str, Any]
     requests: list[RequestRow]  # measured rows only; content, reasoning and chunk times are dropped
-    probe_ms: float | None = None  # median CPU probe over the run
+    probe_ms: float | None = None  # mean CPU probe over the run
     note: str | None = None
     scripts: list[ScriptRow] = []  # measured, without their details
     batches: list[BatchRow] = []

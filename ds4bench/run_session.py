@@ -17,7 +17,7 @@ from ds4bench.core import Baseline, CheckStatus, Fingerprint, GateVerdict, RunDa
 from ds4bench.errors import Ds4BenchError, SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.spec.load import EffectiveGate, effective
-from ds4bench.store import provenance, runs
+from ds4bench.store import cpu_probe, provenance, runs
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
@@ -202,7 +202,7 @@ class Recording:
         self._gpus = GpuWatch.open(launched_here, launched=serve.target.pid is not None) if local else None
         self._runner = GateRunner(
             self.gate, serve.target, serve.endpoint, make_workload(self.gate.spec, run_id, prepared.data), self._writer,
-            progress, probe_ms=provenance.cpu_probe_ms if local else None,
+            progress, probe_ms=cpu_probe.cpu_probe_ms if local else None,
             gpu_states=self._gpus.states if self._gpus is not None else None, decided=self._early_stop(),
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -79,7 +79,7 @@ def from_run(run: RunData, name: str, *, note: str | None = None) -> Baseline:
         requests=list(_kept_rows(run)),
         scripts=measured_scripts(run) if _keeps_detail(run) else [_small_script(s) for s in measured_scripts(run)],
         batches=[batch for batch in run.batches if batch.phase == "measure"],
-        probe_ms=median(probes) if probes else None,
+        probe_ms=fmean(probes) if probes else None,
         note=note,
     )
 

@@ -1,4 +1,4 @@
-"""Where numbers come from: code, packages, machine; and how fast this machine runs right now."""
+"""Where numbers come from: code, packages, machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ _PACKAGES = (
     "vllm",
     "sglang",
 )
-_PROBE_ROUNDS = 5
-_PROBE_STEPS = 120_000
 
 
 def collect() -> dict[str, Any]:
@@ -58,19 +55,6 @@ def _hardware() -> tuple[tuple[str, Any], ...]:
 def hardware_fingerprint() -> dict[str, Any]:
     """The machine, as far as it decides speed: CPU model, usable cores, GPUs, driver."""
     return dict(_hardware())
-
-
-def cpu_probe_ms() -> float:
-    """Milliseconds of a fixed piece of single-thread work, the best of a few: how fast this machine runs right now."""
-    return min(_probe() for _ in range(_PROBE_ROUNDS))
-
-
-def _probe() -> float:
-    started = time.perf_counter()
-    value = 1
-    for step in range(_PROBE_STEPS):
-        value = (value * 1_103_515_245 + step) & 0xFFFFFFFF
-    return (time.perf_counter() - started) * 1000
 
 
 def _git() -> dict[str, Any] | None:

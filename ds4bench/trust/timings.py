@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,7 +37,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Values of one rule of one gate. ``columns`` is the cell of each column of ``values``.
 
     ``spread`` and ``neighbours`` are standard deviations of sessions in logarithms, None with one session. ``levels`` are the
-    sessions' own in logarithms, against the first, in the order of ``runs``; ``probes_ms`` the medians of their fixed CPU
+    sessions' own in logarithms, against the first, in the order of ``runs``; ``probes_ms`` the means of their fixed CPU
     probes (``machine_steady``), empty unless every run has one.
     """
 
@@ -99,7 +99,7 @@ def _of_rule(gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, runs: Sequ
 
 def _probes(runs: Sequence[RunData]) -> list[float]:
     found = [[batch.probe_ms for batch in run.batches if batch.probe_ms] for run in runs]
-    return [round(median(probes), 4) for probes in found] if all(found) else []
+    return [round(fmean(probes), 4) for probes in found] if all(found) else []
 
 
 def _levels(tables: Sequence[Sequence[Sequence[float]]]) -> tuple[list[float], tuple[float | None, float | None]]:

@@ -179,7 +179,7 @@ def test_a_machine_that_slows_down_gets_a_new_baseline(folder: Path, monkeypatch
     from ds4bench.report.progress import SilentProgress
     from ds4bench.run_session import TargetOptions, prepare
     from ds4bench.spec.load import load_gate
-    from ds4bench.store import provenance
+    from ds4bench.store import cpu_probe
 
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DS4BENCH_HOME", str(ROOT))
@@ -187,7 +187,7 @@ def test_a_machine_that_slows_down_gets_a_new_baseline(folder: Path, monkeypatch
     gate = load_gate("timed.yaml", profile=None, overrides=("validity.machine_drift=0.3",), repeats=None)
     prepared = prepare(gate, None)
     state = new_state(prepared, Effect.WORSE, {"ops": "mhc_post"}, switchable("embedded", "mhc_post"))
-    monkeypatch.setattr(provenance, "cpu_probe_ms", lambda: 20.0 if state.steps else 10.0)
+    monkeypatch.setattr(cpu_probe, "cpu_probe_ms", lambda: 20.0 if state.steps else 10.0)
     import asyncio
 
     found = asyncio.run(AttributionRunner(prepared, target, state, SilentProgress()).run())

@@ -177,7 +177,9 @@ def test_where_a_launch_reports_is_no_part_of_what_it_is(profile: Path) -> None:
     assert flags["environment"] == {"DS4_KERNELS": "force"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_however_the_harness_ends_the_engine_ends_with_it(
     profile: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

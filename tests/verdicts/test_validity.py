@@ -228,6 +228,20 @@ def test_drift_of_the_machine_forbids_the_comparison(world: Any, probe: float, s
     assert part in result.detail
 
 
+def test_a_neighbour_who_is_there_in_less_than_half_of_the_batches_is_seen(world: Any) -> None:
+    gate = world.gate()
+    run = world.run(gate)
+    share = len(run.batches) // 3
+    assert share
+    slow = [
+        msgspec.structs.replace(batch, probe_ms=80.0 if place < share else 50.0)
+        for place, batch in enumerate(run.batches)
+    ]
+    head = msgspec.structs.replace(run, batches=slow)
+    results = {result.name: result for result in run_checks(gather(gate, head, world.baseline(run)))}
+    assert results["machine_steady"].status is UNVERIFIED
+
+
 def test_drift_does_not_matter_for_a_serve_elsewhere_or_without_a_baseline(world: Any) -> None:
     slow = {"probe_ms": 90.0}
     away = world.check("machine_steady", batch=slow, fingerprint={"local": False})

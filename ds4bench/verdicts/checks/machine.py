@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import fmean
 
 from ds4bench.core import CheckResult
 from ds4bench.verdicts.checks.results import not_applicable, ok, unverified
@@ -16,6 +16,8 @@ def machine_steady(evidence: Evidence) -> CheckResult:
     A drift makes no run INVALID, but it forbids the comparison: a slower machine would look like a slower
     build, and a faster one would hide one. Only a serve on this machine is concerned, and only where one side was measured
     after the other: in turns (``ds4bench ci``) a drift meets both, and what is left of it is in the spread of the blocks.
+    The mean of the batches' probes counts, as the mean of their times is judged: a neighbour who is there half of the time
+    would leave a median as it was.
     """
     name, baseline = "machine_steady", evidence.baseline
     fingerprint = evidence.run.manifest.fingerprint
@@ -26,7 +28,7 @@ def machine_steady(evidence: Evidence) -> CheckResult:
     probes = [batch.row.probe_ms for batch in evidence.batches if batch.row.probe_ms]
     if baseline is None or not baseline.probe_ms or not probes:
         return not_applicable(name, "no CPU probe of a comparable baseline")
-    slower = median(probes) / baseline.probe_ms - 1
+    slower = fmean(probes) / baseline.probe_ms - 1
     word = "slower" if slower >= 0 else "faster"
     drift = percent(abs(slower))
     sentence = f"this machine runs the fixed CPU probe {drift} {word} than when the baseline was measured"
