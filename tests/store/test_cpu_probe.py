@@ -33,8 +33,9 @@ def test_a_lucky_round_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("cores", "asked"), [([5], [5]), ([0, 1], [0, 1]), (list(range(8)), list(range(8))), (list(range(0, 128)), list(range(0, 128, 16)))]
-)  # fmt: skip
+    ("cores", "asked"),
+    [([5], [5]), ([0, 1], [0, 1]), ([*range(8)], [*range(8)]), ([*range(128)], [*range(0, 128, 16)])],
+)
 def test_at_most_eight_cores_are_asked_evenly_spread(cores: list[int], asked: list[int]) -> None:
     assert cpu_probe.spread(cores, 8) == asked
 

@@ -1,5 +1,6 @@
 """The loop at a tiny scale: losses fall, a resumed run is the uninterrupted one, decoding ignores its guess."""
 
+import pytest
 import torch
 
 from ds4bench.embedded.config import ModelConfig
