@@ -179,7 +179,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     delivered_concurrency: float
     health: ClientHealth
     counters: dict[str, float] = {}  # deltas of the serve's own counters, by the canonical names of targets/dialect.py
-    probe_ms: float | None = None  # time of the fixed CPU probe just before the batch (store/provenance.py)
+    probe_ms: float | None = None  # time of the fixed CPU probe just before the batch (store/cpu_probe.py)
     foreign_cores: float | None = None  # of the cores that client and serve may use, how many others kept busy
     steady_start_s: float | None = None  # see BatchResult
     steady_end_s: float | None = None
@@ -392,7 +392,6 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: Fingerprint
     provenance: dict[str, Any]
     requests: list[RequestRow]  # measured rows only; content, reasoning and chunk times are dropped
-    probe_ms: float | None = None  # mean CPU probe over the run
     note: str | None = None
     scripts: list[ScriptRow] = []  # measured, without their details
     batches: list[BatchRow] = []

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -63,7 +62,6 @@ def from_run(run: RunData, name: str, *, note: str | None = None) -> Baseline:
     manifest = run.manifest
     if manifest.fingerprint is None:
         raise StoreError(f"run {manifest.run_id} never reached its serve; there is nothing to promote")
-    probes = [b.probe_ms for b in run.batches if b.phase == "measure" and b.probe_ms is not None]
     return Baseline(
         schema=SCHEMA,
         name=name,
@@ -79,7 +77,6 @@ def from_run(run: RunData, name: str, *, note: str | None = None) -> Baseline:
         requests=list(_kept_rows(run)),
         scripts=measured_scripts(run) if _keeps_detail(run) else [_small_script(s) for s in measured_scripts(run)],
         batches=[batch for batch in run.batches if batch.phase == "measure"],
-        probe_ms=fmean(probes) if probes else None,
         note=note,
     )
 

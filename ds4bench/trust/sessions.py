@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ds4bench.stats.machine_speed import speed
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -41,21 +43,21 @@ class NormalSessions:
 
 @dataclass(frozen=True)
 class SeenSessions:
-    """Pairs of different real sessions: their levels as measured, and the fixed CPU probe as it was then.
+    """Pairs of different real sessions: their levels as measured, and the fixed CPU probe before each of their batches.
 
     A level holds what the session's own repeats add to it by chance, which is then in a promotion twice: the rates err
     towards too many wrong verdicts. ``drift`` is the gate's ``validity.machine_drift``.
     """
 
     levels: Sequence[float]
-    probes_ms: Sequence[float]
+    probes_ms: Sequence[Sequence[float]]
     drift: float
 
     def __post_init__(self) -> None:
-        """Raises ValueError when there are fewer than two sessions, or not a probe for each."""
+        """Raises ValueError when there are fewer than two sessions, or no probes of one."""
         if len(self.levels) < 2 or len(self.levels) != len(self.probes_ms):
             raise ValueError(
-                f"{len(self.levels)} sessions and {len(self.probes_ms)} CPU probes: two and as many are needed"
+                f"{len(self.levels)} sessions and CPU probes of {len(self.probes_ms)}: two and as many are needed"
             )
 
     def draw(self, promotions: int, rng: np.random.Generator) -> Draw:
@@ -63,6 +65,12 @@ class SeenSessions:
         count = len(self.levels)
         ours = rng.integers(count, size=promotions)
         theirs = (ours + rng.integers(1, count, size=promotions)) % count
-        levels, probes = np.asarray(self.levels, dtype=np.float64), np.asarray(self.probes_ms, dtype=np.float64)
-        slower = probes[ours] / probes[theirs]
-        return Draw(levels[ours], levels[theirs], np.maximum(slower, 1 / slower) - 1 <= self.drift)
+        levels, steady = np.asarray(self.levels, dtype=np.float64), self._steady()
+        return Draw(levels[ours], levels[theirs], steady[ours, theirs])
+
+    def _steady(self) -> NDArray[np.bool_]:
+        """[candidate, baseline]: what ``machine_steady`` says of each pair."""
+        pairs = [
+            [speed(ours, theirs).within(self.drift) for theirs in self.probes_ms] for ours in self.probes_ms
+        ]  # fmt: skip
+        return np.asarray(pairs, dtype=np.bool_)

@@ -37,8 +37,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Values of one rule of one gate. ``columns`` is the cell of each column of ``values``.
 
     ``spread`` and ``neighbours`` are standard deviations of sessions in logarithms, None with one session. ``levels`` are the
-    sessions' own in logarithms, against the first, in the order of ``runs``; ``probes_ms`` the means of their fixed CPU
-    probes (``machine_steady``), empty unless every run has one.
+    sessions' own in logarithms, against the first, in the order of ``runs``; ``probes_ms`` the fixed CPU
+    probes before their batches (``machine_steady``), empty unless every run has them.
     """
 
     schema: int
@@ -59,7 +59,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     columns: list[str]
     values: list[list[float]]
     levels: list[float] = []
-    probes_ms: list[float] = []
+    probes_ms: list[list[float]] = []
     machine_drift: float = 0.08
 
 
@@ -97,9 +97,9 @@ def _of_rule(gate: EffectiveGate, rule: RatioRule | GeomeanRatioRule, runs: Sequ
     )  # fmt: skip
 
 
-def _probes(runs: Sequence[RunData]) -> list[float]:
-    found = [[batch.probe_ms for batch in run.batches if batch.probe_ms] for run in runs]
-    return [round(fmean(probes), 4) for probes in found] if all(found) else []
+def _probes(runs: Sequence[RunData]) -> list[list[float]]:
+    found = [[round(batch.probe_ms, 3) for batch in run.batches if batch.probe_ms] for run in runs]
+    return found if all(found) else []
 
 
 def _levels(tables: Sequence[Sequence[Sequence[float]]]) -> tuple[list[float], tuple[float | None, float | None]]:

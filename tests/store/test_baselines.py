@@ -43,11 +43,8 @@ def test_a_promoted_baseline_holds_what_the_statistics_need_and_no_texts(state: 
     stored = baselines.load_baseline("good", "small", "smoke")
     assert path.name == "small-smoke.json"
     assert [row.result.ttft_s for row in stored.requests] == [1.0, 1.01, 1.02]
-    assert (stored.probe_ms, stored.measurement, stored.fingerprint) == (
-        51.0,
-        run.manifest.measurement,
-        run.manifest.fingerprint,
-    )
+    assert [batch.probe_ms for batch in stored.batches] == [50.0, 51.0, 52.0]
+    assert (stored.measurement, stored.fingerprint) == (run.manifest.measurement, run.manifest.fingerprint)
     assert "long text" not in path.read_text()
     assert "codes" not in path.read_text()
 

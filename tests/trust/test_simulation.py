@@ -48,28 +48,29 @@ def test_sessions_that_differ_with_the_machine_fail_nobody_and_others_do() -> No
     timed = stored(0.01)
     source, levels = Source.of_run(timed.values), [0.0, 0.3]
 
-    def failed(probes: list[float]) -> float:
+    def failed(*probes: list[float]) -> float:
         sessions = SeenSessions(levels, probes, drift=0.08)
         return simulation.simulate_gate(timed, source, sessions=sessions, promotions=100).failed
 
-    assert failed([10.0, 13.0]) == 0
-    assert failed([13.0, 10.0]) == 0
-    assert 0.3 < failed([10.0, 10.5]) < 0.7
+    assert failed([10.0] * 4, [13.0] * 4) == 0
+    assert failed([13.0] * 4, [10.0] * 4) == 0
+    assert failed([9.0, 14.0, 9.0, 14.0], [14.0, 9.0, 14.0, 9.0]) == 0  # equal by chance
+    assert 0.3 < failed([10.0] * 4, [10.5] * 4) < 0.7
 
 
 def test_a_pair_is_of_two_sessions_and_every_one_may_come() -> None:
-    pairs = SeenSessions([0.0, 1.0, 2.0], [10.0, 10.0, 20.0], drift=0.08).draw(300, np.random.default_rng(0))
+    pairs = SeenSessions([0.0, 1.0, 2.0], [[10.0], [10.0], [20.0]], drift=0.08).draw(300, np.random.default_rng(0))
     drawn = set(zip(pairs.ours, pairs.theirs, pairs.steady, strict=True))
     assert drawn == {(a, b, 2 not in (a, b)) for a in (0, 1, 2) for b in (0, 1, 2) if a != b}
 
 
 def test_sessions_without_a_probe_for_each_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 sessions and 2 CPU probes"):
-        SeenSessions([0.0, 0.1, 0.2], [1.0, 1.0], drift=0.08)
+    with pytest.raises(ValueError, match="3 sessions and CPU probes of 2"):
+        SeenSessions([0.0, 0.1, 0.2], [[1.0], [1.0]], drift=0.08)
 
 
 def test_stored_probes_make_a_row_of_their_own() -> None:
-    timed = stored(spread=0.02, neighbours=0.02, runs=["a", "b"], levels=[0.0, 0.01], probes_ms=[10.0, 10.1])
+    timed = stored(spread=0.02, neighbours=0.02, runs=["a", "b"], levels=[0.0, 0.01], probes_ms=[[10.0], [10.1]])
     rows = simulation.aa_table([timed], promotions=20)
     assert [row["sessions"] for row in rows] == [
         "as assumed",

@@ -68,7 +68,10 @@ def test_timings_of_every_rule_that_compares_are_kept_and_simulated(tmp_path: Pa
 
 def test_a_session_keeps_its_level_and_its_cpu_probe_where_every_session_has_one() -> None:
     [kept] = timings.of_runs([run_of("prefill-sweep", number, probe_ms=10.0 + number) for number in range(2)])
-    assert (kept.levels, kept.probes_ms) == ([0.0, 0.0], [10.0, 11.0])
+    assert (kept.levels, kept.probes_ms) == (
+        [0.0, 0.0],
+        [[10.0] * len(kept.probes_ms[0]), [11.0] * len(kept.probes_ms[1])],
+    )
     [kept] = timings.of_runs([run_of("prefill-sweep", 0, probe_ms=10.0), run_of("prefill-sweep", 1)])
     assert kept.probes_ms == []
 

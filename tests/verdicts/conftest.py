@@ -108,7 +108,7 @@ class World:
 
     def baseline(self, run: RunData, **changes: Any) -> Baseline:
         """The run, promoted."""
-        return baseline_of(run, "here", **{"probe_ms": 50.0, **changes})
+        return baseline_of(run, "here", **changes)
 
 
 def reply_row(cell: str, repeat: int, index: int, ttft_s: float) -> RequestRow:
