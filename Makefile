@@ -111,7 +111,7 @@ bench-engine: $(STAMP)
 train-nano: $(STAMP)
 	$(BIN)/python -m ds4bench.embedded.training --out ds4bench/embedded/assets/ds4-nano
 
-# Simulated promotions from the stored timings of real runs: unchanged builds, power, sequential stopping. A minute.
+# Simulated promotions from the stored timings of real runs: unchanged builds, power, sequential stopping. One to three minutes.
 trust: $(STAMP)
 	$(BIN)/python -m ds4bench.trust simulate
 
