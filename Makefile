@@ -21,10 +21,9 @@ gate: $(STAMP)
 
 # What judges times or asks for a quiet machine runs alone; all else shares the cores, with one thread for each worker.
 # Files in order: the few that launch serves come early, so that none of them is left for one core at the end.
-IN_ORDER := --no-loadscope-reorder
 ALONE := tests/client tests/e2e/test_ci.py tests/e2e/test_gate.py
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests kernels/tests $(addprefix --ignore=,$(ALONE)) -n auto --dist loadfile $(IN_ORDER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests kernels/tests $(addprefix --ignore=,$(ALONE)) -n auto --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest $(ALONE)
 
 test-slow: $(STAMP)
@@ -115,7 +114,7 @@ train-nano: $(STAMP)
 trust: $(STAMP)
 	$(BIN)/python -m ds4bench.trust simulate
 
-# Broken serves against the gates that must notice: 40 serves and their baselines, an hour on 2 cores with nothing else on
+# Broken serves against the gates that must notice: 40 serves and their baselines, an hour (estimated) on 2 cores with nothing else on
 # the machine; a machine of n cores does n/2 serves at a time. Stopped with Ctrl-C it goes on where it was. TRUST=--quick asks
 # every gate that a row names, TRUST= (empty) runs the whole suite on every serve: 1 and 6 hours on 2 cores (estimates).
 TRUST ?= --quick --until-caught

@@ -22,7 +22,8 @@ from ds4bench.trust.broken_serve import BrokenServe
 from ds4bench.trust.expectations import Row
 from ds4bench.trust.matrix_gates import MatrixGates
 
-_TRIES = 2
+TRIES = 2
+"""A healthy run that is no measurement is measured once more."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class HealthyBaselines:
         wanted = [gate for gate in gates if compares(self.gates.prepared(gate).gate.spec)]
         self._read(row, [gate for gate in wanted if self.of(row, gate) is None])
         reasons: dict[str, str] = {}
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             missing = [gate for gate in wanted if self.of(row, gate) is None and self.refusal(row, gate) is None]
             if not missing:
                 return

@@ -28,12 +28,11 @@ from ds4bench.trust import grading
 from ds4bench.trust.broken_serve import BrokenServe
 from ds4bench.trust.expectations import Row
 from ds4bench.trust.grading import Grade, Matrix, Seen
-from ds4bench.trust.healthy_baselines import HealthyBaselines
+from ds4bench.trust.healthy_baselines import TRIES, HealthyBaselines
 from ds4bench.trust.matrix_gates import MatrixGates, compares_times
 from ds4bench.trust.real_runs import this_commit
 
 _TYPICAL_S = 45.0
-_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ class MatrixRun:
         """One gate on both serves, again where the healthy run was no measurement; whether a serve is lost."""
         pair = GatePair(self._gate(job.gate), serves[0], serves[1], "healthy", SilentProgress())
         why = ""
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             begun = time.monotonic()
             found = await pair.measure()
             if found.unfit is None:

@@ -16,12 +16,12 @@ def test_the_probe_takes_time_and_leaves_the_affinity_as_it_was() -> None:
 
 
 def test_one_slow_core_of_two_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned = {0, 1}
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: pinned)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: globals().update(core=set(cores)))
-    monkeypatch.setattr(cpu_probe, "_once", lambda: 16.0 if globals()["core"] == {1} else 10.0)
+    pinned: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: pinned.append(set(cores)))
+    monkeypatch.setattr(cpu_probe, "_once", lambda: 16.0 if pinned[-1] == {1} else 10.0)
     assert cpu_probe.cpu_probe_ms() == 13.0
-    assert globals()["core"] == pinned
+    assert pinned == [{0}, {1}, {0, 1}]
 
 
 def test_a_lucky_round_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ds4bench import env
@@ -16,11 +17,14 @@ from ds4bench.core import CheckResult, CheckStatus, GateVerdict, Verdict
 from ds4bench.paired_gate import PairVerdict
 from ds4bench.spec.load import load_gate
 from ds4bench.spec.suite import load_suite
-from ds4bench.trust import grading, matrix
+from ds4bench.stats.decision import under_twice_the_noise, verdict_of_ratio
+from ds4bench.stats.paired_ratio import paired_ratio
+from ds4bench.trust import expectations, grading, matrix
 from ds4bench.trust.broken_serve import BrokenServe
 from ds4bench.trust.expectations import Row
 from ds4bench.trust.matrix import MatrixRun
 from ds4bench.trust.matrix_gates import compares_times, gate_hash
+from ds4bench.verdicts.rules.comparison import comparing_rules
 
 ROW = Row(name="r", engine=["slow-prefill:20%"], proxy=[], expected={"prefill-sweep": ["ttft"]}, holds=["mt-bench"])
 
@@ -116,3 +120,29 @@ def test_a_gate_that_is_asked_in_another_way_is_another_one(monkeypatch: pytest.
     now = gate_hash(gate)
     monkeypatch.setattr("ds4bench.trust.matrix_gates.judges_times", lambda spec: False)
     assert gate_hash(gate) != now
+
+
+def shares(repeats: int, *, slower: float, noise_cv: float, rows: int = 300) -> dict[Verdict, float]:
+    """How often each verdict falls of simulated rows, by the rule that ``prefill-sweep`` has."""
+    rule = comparing_rules(load_gate("prefill-sweep", profile="smoke").spec)[0]
+    session_cv = rule.interleaved_cv or rule.session_cv
+    rng, said = np.random.default_rng(1), []
+    for _ in range(rows):
+        base, head = np.exp(rng.normal(0, noise_cv, size=(2, repeats, 1)))
+        starts = np.exp(rng.normal(0, 0.01, 2))
+        estimate = paired_ratio(head * starts[0] * (1 + slower), base * starts[1], session_cv=session_cv)
+        verdict = verdict_of_ratio(estimate, rule.margin, session_cv=session_cv).verdict
+        noisy = verdict is Verdict.PASS and under_twice_the_noise(rule.margin, estimate)
+        said.append(Verdict.INCONCLUSIVE if noisy else verdict)
+    return {verdict: said.count(verdict) / rows for verdict in Verdict}
+
+
+def test_the_tables_repeats_find_what_the_suites_would_leave_open() -> None:
+    """A TTFT that is 18 % longer is what a prefill that takes 20 % longer comes to; blocks that differ by 5 %."""
+    suite = load_gate("prefill-sweep", profile="smoke").spec.repeats.count
+    table = expectations.table().repeats
+    assert set(table.values()) == {table["prefill-sweep"]}
+    found, before = (shares(count, slower=0.18, noise_cv=0.05) for count in (table["prefill-sweep"], suite))
+    assert found[Verdict.FAIL] > 0.8 > before[Verdict.FAIL] and found[Verdict.PASS] < 0.02
+    healthy = shares(table["prefill-sweep"], slower=0.0, noise_cv=0.05)
+    assert healthy[Verdict.PASS] > 0.95 and healthy[Verdict.FAIL] < 0.01
