@@ -373,17 +373,26 @@ def import_(
 
 
 def main() -> None:
-    """Entry point: errors of ours become one line and exit code 2."""
-    debug = "--debug" in sys.argv
+    """Entry point. Errors of ours and of files become one line and exit code 2, a defect of ours one line and 70: Python's
+    own exit code for both is 1, which would say FAIL."""
     try:
         app()
-    except Ds4BenchError as error:
-        if debug:
-            raise
-        from ds4bench.verdicts.exit_codes import USAGE
+    except Exception as error:
+        from ds4bench.verdicts.exit_codes import CRASH, USAGE
 
-        typer.echo(f"ds4bench: {error}", err=True)
-        sys.exit(USAGE)
+        if "--debug" in sys.argv:
+            import traceback
+
+            traceback.print_exc()
+        if isinstance(error, Ds4BenchError | OSError):
+            typer.echo(f"ds4bench: {error}", err=True)
+            sys.exit(USAGE)
+        typer.echo(
+            f"ds4bench: a defect of ds4bench, no verdict: {type(error).__name__}: {error} (--debug shows the trace; what was "
+            "measured is kept)",
+            err=True,
+        )
+        sys.exit(CRASH)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ds4bench.errors import TargetError
+
 HOME = "DS4BENCH_HOME"
 STATE_DIR = "DS4BENCH_STATE_DIR"
 API_KEY = "DS4BENCH_API_KEY"
@@ -28,15 +30,23 @@ def state_dir() -> Path | None:
 
 
 def api_key() -> str | None:
-    """Key for a serve that wants one. Never written anywhere."""
-    return os.environ.get(API_KEY) or None
+    """Key for a serve that wants one. Never written anywhere. Raises TargetError for one that cannot be sent."""
+    return _usable(API_KEY)
 
 
 def key(name: str) -> str | None:
     """A key from the variable that a target profile names; from then on it is a secret. Never written anywhere."""
     if name not in _SECRETS:
         _SECRETS.append(name)
-    return os.environ.get(name) or None
+    return _usable(name)
+
+
+def _usable(name: str) -> str | None:
+    """A key without the line end that a file or a paste leaves. Raises TargetError where it cannot stand in a header."""
+    value = os.environ.get(name, "").strip()
+    if not (value.isascii() and value.isprintable()):
+        raise TargetError(f"the key in {name} holds characters that no HTTP header can: export it again")
+    return value or None
 
 
 def kernel_ops() -> str | None:
@@ -57,7 +67,7 @@ def keep_secret(value: str) -> None:
 
 def secrets() -> list[str]:
     """Values that must never reach an artifact."""
-    values = [*(os.environ.get(name, "") for name in _SECRETS), *_kept]
+    values = [*(os.environ.get(name, "").strip() for name in _SECRETS), *_kept]
     return [value for value in values if len(value) >= _SHORTEST]
 
 

@@ -18,6 +18,7 @@ from ds4bench.errors import Ds4BenchError, SpecError, TargetDiedError, TargetErr
 from ds4bench.gate_runner import GateRunner
 from ds4bench.spec.load import EffectiveGate, effective
 from ds4bench.store import cpu_probe, provenance, runs
+from ds4bench.targets.address import root_of
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
 from ds4bench.targets.embedded import EmbeddedTarget
@@ -69,6 +70,8 @@ class TargetOptions:
             raise TargetError("--target attach needs --url, e.g. --url http://127.0.0.1:8000")
         if self.name != "attach" and self.name not in HOSTED and self.url:
             raise TargetError("--url belongs to --target attach")
+        if self.url:
+            root_of(self.url)
         self.serving.check(self.name, self.model)
         if self.name in ("attach", *HOSTED) and self.serve_args:
             raise TargetError(f"--serve-arg belongs to a target that ds4bench launches, not to --target {self.name}")

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ds4bench.commands.resume_hint import resume_command
 from ds4bench.core import Baseline, Fingerprint, RunData, Verdict
 from ds4bench.errors import SpecError
 from ds4bench.run_session import (
@@ -22,6 +23,7 @@ from ds4bench.run_session import (
 )
 from ds4bench.spec.load import EffectiveGate, effective_from_dict, load_gate
 from ds4bench.store import baselines, runs
+from ds4bench.suite_runner import compares
 from ds4bench.targets.choice import Serving
 from ds4bench.verdicts.evidence import gather
 from ds4bench.verdicts.exit_codes import EXIT
@@ -71,12 +73,12 @@ def run_gate(options: GateOptions) -> int:
     published = load_published(options.beside) if options.beside else None
     progress = make_progress(quiet=options.quiet or options.json)
     session = _Session(options, target, progress)
-    if options.resume and options.baseline == "none":
+    if options.resume and options.baseline == "none" and compares(session.gate.spec):
         sys.stderr.write("ds4bench: resuming without --baseline: the run will end INCONCLUSIVE (no baseline)\n")
     try:
         outcome = asyncio.run(session.run())
     except RunInterruptedError as stop:
-        progress.note(f"interrupted; everything finished is kept: ds4bench gate {options.gate} --resume {stop.run_id}")
+        progress.note(f"interrupted; everything finished is kept: {resume_command(sys.argv, stop.run_id)}")
         return INTERRUPTED
     report_outcome(outcome.run, outcome.baseline, outcome.verdict, published, as_json=options.json, quiet=options.quiet)
     return EXIT[outcome.verdict.verdict]

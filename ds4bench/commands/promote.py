@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ds4bench import keys
@@ -32,6 +33,16 @@ class Reports:
     junit: str | None = None
     summary: str | None = None
 
+    def check(self) -> None:
+        """Raises SpecError for a file that cannot be written: better now than after hours of measuring."""
+        for option, path in (("--junit", self.junit), ("--summary", self.summary)):
+            if path is not None:
+                try:
+                    with Path(path).open("a", encoding="utf-8"):
+                        pass
+                except OSError as error:
+                    raise SpecError(f"{option} {path}: cannot be written: {error.strerror or error}") from None
+
 
 @dataclass(frozen=True)
 class PromoteOptions:
@@ -49,6 +60,7 @@ def run_promote(options: PromoteOptions) -> int:
     """Run the suite and print its report; returns the exit code. Raises Ds4BenchError for bad options or targets."""
     from ds4bench.report.progress import make_progress
 
+    options.reports.check()
     state, target = _state(options)
     target.check()
     suite = load_suite(state.suite)
@@ -69,16 +81,16 @@ def run_promote(options: PromoteOptions) -> int:
 
 
 def report(outcome: Promotion, head: Mapping[str, Any], suite: str, reports: Reports) -> None:
-    """The outcome in every form that was asked for."""
+    """The outcome in every form that was asked for; first on the terminal, where nothing can hinder it."""
     from ds4bench.report.junit import write_junit
     from ds4bench.report.promotion import report_promotion
     from ds4bench.report.summary import append_summary
 
+    report_promotion(outcome, head, as_json=reports.json, quiet=reports.quiet)
     if reports.junit:
         write_junit(reports.junit, outcome, suite)
     if reports.summary:
         append_summary(reports.summary, outcome, head)
-    report_promotion(outcome, head, as_json=reports.json, quiet=reports.quiet)
 
 
 def data_paths(pairs: Sequence[str]) -> dict[str, str]:

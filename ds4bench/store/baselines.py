@@ -33,8 +33,10 @@ def promote(run: RunData, name: str, *, force_reason: str | None = None) -> Path
     reason is given, which is then kept in the file."""
     if force_reason is None:
         _refuse_bad(run)
-    if not name or name in (HERE, "none") or "/" in name or name.startswith("."):
-        raise StoreError(f"{name!r} cannot name a baseline: no slash, no leading dot, not 'here' or 'none'")
+    elif not force_reason.strip():
+        raise StoreError('--force needs a reason, which is kept in the file: --force "REASON"')
+    if not name or name in (HERE, "none") or "/" in name or name.startswith(".") or name.endswith(".json"):
+        raise StoreError(f"{name!r} cannot name a baseline: no slash, no leading dot, no .json, not 'here' or 'none'")
     baseline = from_run(run, name, note=f"forced: {force_reason}" if force_reason else None)
     path = baselines_dir() / name / f"{baseline.gate}-{baseline.profile}.json"
     _write(path, _with_known_noise(baseline, path))

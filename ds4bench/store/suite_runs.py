@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from ds4bench import env
 from ds4bench.errors import StoreError
 from ds4bench.paths import state_dir
 from ds4bench.store import documents
@@ -62,8 +63,10 @@ def folder_of(run_id: str) -> Path:
 
 
 def save(run: SuiteRun) -> None:
-    """Write the state whole or not at all."""
-    documents.write(folder_of(run.run_id) / FILE, run)
+    """Write the state whole or not at all, without keys."""
+    folder = folder_of(run.run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    documents.write_whole(folder / FILE, env.without_secrets(documents.encode(run).decode()).encode())
 
 
 def load(run_id: str) -> SuiteRun:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from ds4bench.client.control import ControlClient
 from ds4bench.errors import TargetError
+from ds4bench.targets.address import root_of
 from ds4bench.targets.base import Endpoint, Report
 from ds4bench.targets.foreign import ForeignServe
 from ds4bench.targets.identify import identify
@@ -34,7 +34,7 @@ class AttachTarget(ForeignServe):
         *,
         hardware: Mapping[str, Any] | None = None,
     ) -> None:
-        self.url = _root(url)
+        self.url = root_of(url)
         self._model = model
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._hardware = hardware
@@ -76,12 +76,3 @@ class AttachTarget(ForeignServe):
 
     async def stop(self) -> None:
         """Nothing: who started the serve stops it."""
-
-
-def _root(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise TargetError(f"--url {url!r} is not an address; write it like http://127.0.0.1:8000")
-    if parts.username or parts.password:
-        raise TargetError("--url holds a user name or password; give the key through the environment instead")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"

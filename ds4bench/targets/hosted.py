@@ -8,6 +8,7 @@ from typing import Any
 from ds4bench.client.control import ControlClient
 from ds4bench.core import Fingerprint
 from ds4bench.errors import TargetError
+from ds4bench.targets.address import root_of
 from ds4bench.targets.base import Endpoint, Report
 from ds4bench.targets.dialect import dialect_of
 from ds4bench.targets.foreign import ForeignServe
@@ -38,7 +39,7 @@ class HostedTarget(ForeignServe):
             raise TargetError(f"target profile {profile.name} has no base_url")
         self.name = profile.name
         self.profile = profile
-        self.url = (url or profile.base_url or "").rstrip("/")
+        self.url = root_of(url or profile.base_url or "")
         self.model = model or profile.model or ""
         self.pacing = pacing
         self._headers = {"Authorization": f"Bearer {api_key}"}

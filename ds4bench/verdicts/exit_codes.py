@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from ds4bench.core import Verdict
 
 USAGE = 2
-"""Bad gate file, unknown gate, target that cannot be reached at the start: any Ds4BenchError."""
+"""Bad gate file, unknown gate, target that cannot be reached at the start, file that cannot be written: any Ds4BenchError
+or OSError."""
+
+CRASH = 70
+"""A defect of ds4bench itself (``EX_SOFTWARE``): no verdict, and never the code of one."""
 
 EXIT = {
     Verdict.PASS: 0,

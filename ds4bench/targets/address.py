@@ -1,0 +1,34 @@
+"""The address of a serve as a user gives it: checked before anything of it is shown or kept."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from ds4bench.errors import TargetError
+
+_HOW = "write it like http://127.0.0.1:8000"
+
+
+def root_of(url: str) -> str:
+    """Scheme, host, port and path of ``--url``, without a trailing ``/v1``. Raises TargetError for anything that is no
+    address, and, without repeating it, for one that may hold a secret: a user, a password or a query."""
+    try:
+        parts = urlsplit(url)
+        named = parts.username is not None or parts.password is not None
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise TargetError(f"--url is not an address ({_without_value(error)}); {_HOW}") from None
+    if named or "@" in parts.netloc:
+        raise TargetError("--url holds a user name or password; give the key through the environment instead")
+    if parts.query or parts.fragment:
+        raise TargetError(
+            "--url holds a query or fragment, which is not sent; give the key through the environment instead"
+        )
+    if parts.scheme not in ("http", "https") or not host or port == 0 or not url.isprintable() or " " in url:
+        raise TargetError(f"--url {url!r} is not an address; {_HOW}")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+
+
+def _without_value(error: ValueError) -> str:
+    text = str(error)
+    return "its port is no number from 1 to 65535" if "ort" in text else "its host is malformed"
