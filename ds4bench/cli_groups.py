@@ -49,7 +49,7 @@ ServeModel = Annotated[str, typer.Argument(help="Folder with config.json, or a m
 ServeProfile = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="rtx-pro-6000-tp2, h200, cpu, ... or a YAML file.")
 ]
-ServePort = Annotated[int, typer.Option(help="Port to listen on.")]
+ServePort = Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on.")]
 ServeHost = Annotated[str, typer.Option(help="Address to listen on.")]
 ServeDeadline = Annotated[float | None, typer.Option(help="Seconds until the first token must have come back.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the command and its environment, and stop there.")]

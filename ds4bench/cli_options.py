@@ -24,7 +24,7 @@ SummaryFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The verdict line only.")]
-Port = Annotated[int | None, typer.Option(help="Port of the launched engine (default: a free one).")]
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Port of the launched engine (default: a free one).")]
 ServeArgs = Annotated[list[str] | None, typer.Option(metavar="FLAG", help="Flag for the launched serve; repeat it.")]
 ServeProfile = Annotated[
     str | None,

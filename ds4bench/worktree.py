@@ -34,7 +34,10 @@ def working_tree(start: Path) -> Tree:
 @contextlib.contextmanager
 def checked_out(repository: Path, revision: str) -> Iterator[Tree]:
     """``revision`` in a temporary git worktree, removed again whatever happens. Raises SpecError for an unknown one."""
-    commit = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    try:
+        commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    except SpecError:
+        raise SpecError(f"{repository} has no revision {revision!r}: name a commit, branch or tag (--base)") from None
     folder = Path(tempfile.mkdtemp(prefix="ds4bench-base-"))
     try:
         _git(repository, "worktree", "add", "--detach", "--quiet", str(folder / "tree"), commit)

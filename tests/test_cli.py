@@ -141,6 +141,26 @@ def test_schema_is_json(tmp_path: Path) -> None:
         (["runs", "show", "20200101-000000-x"], "no run in"),
         (["baseline", "show", "nobody"], "nobody"),
         (["baseline", "promote", "20200101-000000-x", "name"], "no run in"),
+        (["baseline", "show", "folder.json"], "folder.json"),
+        (["runs", "show", "./20200101-000000-x"], "no run in"),
+        (["gate", "long-context", "--target", "attach", "--url", "http://[::1"], "its host is malformed"),
+        (["gate", "long-context", "--target", "attach", "--url", "http://127.0.0.1:abc"], "no number from 1 to 65535"),
+        (
+            ["gate", "long-context", "--target", "attach", "--url", "http://127.0.0.1:99999"],
+            "no number from 1 to 65535",
+        ),
+        (["gate", "long-context", "--target", "hosted-deepseek", "--url", "foo"], "'foo' is not an address"),
+        (["gate", "long-context", "--dry-run", "--target", "attach", "--url", "ftp://x"], "is not an address"),
+        (["gate", "long-context", "--dry-run", "--baseline", "nobody"], "no baseline 'nobody'"),
+        (["gate", "long-context", "--set", "rules.\u00b2.margin=1"], "rules.\u00b2"),
+        (["gate", "long-context", "--target", "vllm", "--model", "m", "--serve-profile", "bin.yaml"], "bin.yaml"),
+        (["serve", "vllm", "m", "--profile", "place.yaml", "--dry-run"], "'{pythn}' has a place that is not known"),
+        (["serve", "vllm", "m", "--profile", "typo.yaml", "--dry-run"], "typo.yaml:6: unknown key 'enviroment'"),
+        (["ci", "--gate", "needle", "--gate", "needle"], "give each gate once"),
+        (["ci", "--gate", ""], "give each gate once"),
+        (["promote", "--suite", "smoke", "--junit", "nowhere/x.xml"], "--junit nowhere/x.xml: cannot be written"),
+        (["import", "lm.json", "--gate", "nope"], "no gate 'nope'"),
+        (["import", "lm.json", "--name", "vllm-41834"], "give another --name"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(
@@ -148,12 +168,54 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "broken.yaml").write_text("name: x\n  title: [unclosed\n")
     (tmp_path / "suite.yaml").write_text("name: suite\ngates: [needle]\n")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe\x00name")
+    (tmp_path / "lm.json").write_text('{"results": {"a": {"x": 1}}}')
+    profile = "name: mine\ntitle: t\nengine: vllm\nkind: launch\ncommand: ['{pythn}']\n"
+    (tmp_path / "place.yaml").write_text(profile)
+    (tmp_path / "typo.yaml").write_text(profile.replace("pythn", "python") + "enviroment: {}\n")
     code, _, err = called(*args)
     assert code == 2, err
     lines = [line for line in err.splitlines() if line.startswith("ds4bench: ")]
     assert len(lines) == 1, err
     assert lines[0] == err.strip().splitlines()[-1]
     assert words in lines[0]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_never_ends_with_the_exit_code_of_a_fail(
+    tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    """Python's own exit code for an exception is 1, which says FAIL."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path / "file"))
+    before = ["--debug"] if debug else []
+    code, _, err = called(*before, "import", str(ROOT / "tests" / "store" / "data" / "vllm-bench-0.32.json"))
+    assert (code, "Traceback" in err) == (2, debug)
+    assert "Not a directory" in err.splitlines()[-1]
+    assert called(*before, "gate", "nope")[0] == 2
+
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("ds4bench.commands.listing.show_gates", broken)
+    code, _, err = called(*before, "gates")
+    assert (code, "Traceback" in err) == (70, debug)
+    assert err.splitlines()[-1].startswith("ds4bench: a defect of ds4bench, no verdict: RuntimeError: broken")
+
+
+def test_a_secret_in_an_address_is_neither_shown_nor_kept(tmp_path: Path, called: Called) -> None:
+    for address in (
+        "http://u:secretpw99@127.0.0.1:9",
+        "http://127.0.0.1:9/?k=secretpw99",
+        "http://127.0.0.1:9/#secretpw99",
+    ):
+        for target in ("attach", "hosted-deepseek"):
+            code, out, err = called("promote", "--suite", "smoke", "--target", target, "--url", address)
+            assert code == 2
+            assert "through the environment" in err
+            assert "secretpw99" not in out + err
+    assert not [path for path in (tmp_path / ".ds4bench").rglob("*") if path.is_file()]
 
 
 def test_a_mistake_in_a_gate_file_names_file_and_line(tmp_path: Path) -> None:

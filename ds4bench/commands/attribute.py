@@ -98,8 +98,8 @@ def _measured(options: AttributeOptions, prepared: Prepared, state: AttributionR
         rows = [(r.op, r.group, r.verdict, ratio_text(r.estimate), r.because) for r in outcome.rows]
     except RunInterruptedError:
         progress.note(
-            f"interrupted; everything finished is kept: ds4bench attribute {options.gate} --resume {state.run_id} and the same "
-            "options as now"
+            f"interrupted; everything finished is kept: ds4bench attribute {options.gate} --resume {state.run_id}, with the "
+            "same options as now"
         )
         return INTERRUPTED
     except UnfitBaselineError as error:

@@ -43,6 +43,7 @@ def run_ci(options: CiOptions) -> int:
     start. The worktree of the base is removed in any case."""
     from ds4bench.report.progress import make_progress
 
+    options.reports.check()
     suite = _suite(options)
     jobs = make_jobs(suite, data_paths(options.data))
     head = working_tree(Path.cwd())
@@ -71,9 +72,11 @@ def _suite(options: CiOptions) -> SuiteSpec:
     if options.gates and options.suite:
         raise SpecError("give --suite or --gate, not both")
     if options.gates:
-        names = [(Path(gate).stem, gate) for gate in options.gates]
+        twice = sorted({gate for gate in options.gates if options.gates.count(gate) > 1})
+        if twice or not all(options.gates):
+            raise SpecError(f"--gate {twice[0] if twice else ''!r}: give each gate once, by name or path")
         entries = [
-            SuiteEntry(gate=gate, repeats=options.repeats, overrides=list(options.overrides)) for _, gate in names
+            SuiteEntry(gate=gate, repeats=options.repeats, overrides=list(options.overrides)) for gate in options.gates
         ]
         return SuiteSpec(name="ci", title="Chosen gates", profile=options.profile, gates=entries)
     if options.overrides or options.repeats:

@@ -1,4 +1,7 @@
-"""``ds4bench gate --dry-run``: what would be launched, or what would be sent and what it could cost. Touches nothing."""
+"""``ds4bench gate --dry-run``: what would be launched, or what would be sent and what it could cost.
+
+Starts and sends nothing; a data set that the gate reads by name is downloaded, since the requests are made of it.
+"""
 
 from __future__ import annotations
 

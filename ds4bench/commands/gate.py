@@ -65,12 +65,13 @@ def run_gate(options: GateOptions) -> int:
 
     target = TargetOptions(options.target, options.url, options.model, options.serve_args, options.serving)
     target.check()
+    published = load_published(options.beside) if options.beside else None
     if options.dry_run:
         from ds4bench.commands.dry_run import show_dry_run
 
         gate = load_gate(options.gate, profile=options.profile, overrides=options.overrides, repeats=options.repeats)
+        _named_baseline(options, gate)
         return show_dry_run(prepare(gate, options.data), target)
-    published = load_published(options.beside) if options.beside else None
     progress = make_progress(quiet=options.quiet or options.json)
     session = _Session(options, target, progress)
     if options.resume and options.baseline == "none" and compares(session.gate.spec):
@@ -99,11 +100,7 @@ class _Session:
         self.gate = self.prepared.gate
         if self.resumed and self.gate.measurement_hash != gate.measurement_hash:
             raise SpecError(f"run {options.resume} was measured with other data: give the same file with --data")
-        self.named = (
-            None
-            if options.baseline in ("none", "here")
-            else baselines.load_baseline(options.baseline, self.gate.spec.name, self.gate.profile)
-        )
+        self.named = _named_baseline(options, self.gate)
 
     async def run(self) -> Outcome:
         """Measure and decide. With ``--baseline here`` a missing baseline of this machine is measured first."""
@@ -156,6 +153,13 @@ class _Session:
         if fingerprint is None:
             return None
         return baselines.lookup_here(self.gate.spec.name, self.gate.profile, self.gate.measurement_hash, fingerprint)
+
+
+def _named_baseline(options: GateOptions, gate: EffectiveGate) -> Baseline | None:
+    """What ``--baseline`` names; None for ``none`` and ``here``. Raises StoreError for an unknown one."""
+    if options.baseline in ("none", "here"):
+        return None
+    return baselines.load_baseline(options.baseline, gate.spec.name, gate.profile)
 
 
 def _refuse_finished(run: RunData, gate: EffectiveGate, baseline: str) -> None:

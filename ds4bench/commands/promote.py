@@ -131,6 +131,7 @@ def _resumed(options: PromoteOptions, run_id: str) -> tuple[suite_runs.SuiteRun,
     state = suite_runs.load(run_id)
     if options.suite is not None and options.suite != state.suite:
         raise SpecError(f"suite run {run_id} is of suite {state.suite}, not {options.suite}")
+    _refuse_other(options, state)
     reopen(state)
     given = _limits(options.target.serving)
     state.asked |= {name: value for name, value in given.items() if value is not None}
@@ -143,6 +144,29 @@ def _resumed(options: PromoteOptions, run_id: str) -> tuple[suite_runs.SuiteRun,
     )  # fmt: skip
     flags = _with_keys(run_id, tuple(str(flag) for flag in stored["serve_args"]), options.target.serve_args)
     return state, TargetOptions(stored["target"], stored["url"], stored["model"], flags, serving)
+
+
+def _refuse_other(options: PromoteOptions, state: suite_runs.SuiteRun) -> None:
+    """Raises SpecError for an option that contradicts what the suite run was begun with: it would change nothing."""
+    target, serving, stored = options.target, options.target.serving, state.asked
+    given: dict[str, tuple[object, object]] = {
+        "--target": (target.name if target.name != "embedded" else None, stored["target"]),
+        "--baseline": (options.baseline if options.baseline != "here" else None, state.baseline),
+        "--url": (target.url, stored["url"]),
+        "--model": (target.model, stored["model"]),
+        "--serve-arg": (keys.masked(target.serve_args) or None, stored["serve_args"]),
+        "--engine-python": (serving.engine_python, stored["engine_python"]),
+        "--serve-profile": (serving.profile, stored["serve_profile"]),
+        "--port": (serving.port, stored["port"]),
+        "--kernels": (serving.kernels, stored.get("kernels")),
+        "--data": (data_paths(options.data) or None, _paths(stored.get("data"))),
+    }
+    for option, (now, then) in given.items():
+        if now is not None and now != then:
+            raise SpecError(
+                f"--resume goes on with the suite run's own {option}: {then if then else 'none'}; leave out {option}, or "
+                "begin a new suite run"
+            )
 
 
 def _limits(serving: Serving) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.die_with_parent:
         _die_with_parent()
-    os.nice(max(0, options.nice))
+    os.nice(options.nice)
     try:
         listener = socket.create_server((options.host, options.port), backlog=2048)
     except OSError as error:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "Serve the embedded engine over the OpenAI API."
     parser = argparse.ArgumentParser(prog="ds4bench serve embedded", description=about)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default 8000)")
+    parser.add_argument("--port", type=_within(0, 65_535), default=8000, help="0 picks a free one (default 8000)")
     parser.add_argument("--port-file", type=Path, help="write the port here once the serve is ready")
     parser.add_argument("--no-prefix-caching", action="store_true", help="never reuse a prompt's beginning")
     parser.add_argument("--max-model-len", type=int, default=_DEFAULTS.max_model_len, metavar="TOKENS")
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         default=_DEFAULTS.backend,
         help="fused: the model made for CPUs; ops: the ops of ds4_kernels; auto (default): ops on cuda, else fused",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=_within(1, 1024), help="CPU threads (default: all cores)")
     parser.add_argument(
         "--weights",
         metavar="nano|random|DIR",
@@ -157,12 +157,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--nice",
-        type=int,
+        type=_within(0, 19),
         default=0,
         help="lower this process's priority: a client on the same cores must not wait for it (0 to 19, default 0)",
     )
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the launching process is gone")
     return parser
+
+
+def _within(low: int, high: int) -> Callable[[str], int]:
+    """An argument's type: whole numbers in a range."""
+
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return number
 
 
 def _weights_folder(options: argparse.Namespace) -> Path | None:

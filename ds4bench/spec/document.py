@@ -134,7 +134,7 @@ def _name(node: Node) -> str | None:
 
 
 def _index(node: SequenceNode, step: str | int) -> int | None:
-    if isinstance(step, int) or step.isdigit():
+    if isinstance(step, int) or step.isdecimal():
         return int(step) if int(step) < len(node.value) else None
     names = item_names(node)
     return names.index(step) if step in names else None

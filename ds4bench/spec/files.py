@@ -31,7 +31,7 @@ def find(name_or_path: str, kind: Kind, folder: Path) -> Path:
     )
 
 
-def read(path: Path, kind: Kind, keys: str) -> MappingNode:
+def read(path: Path, kind: str, keys: str) -> MappingNode:
     """The tree of a file, which must be a mapping; ``keys`` are some of it, for the message. Raises SpecError."""
     try:
         text = path.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, SequenceNode
 
 from ds4bench.spec.document import child, key_node, to_plain, where
@@ -32,6 +32,20 @@ def explain(error: ValidationError, root: Node, workload: str) -> str:
         node, path, text = _explain_one(item, root, spec_schema(workload))
         lines.setdefault(path, f"{where(node)}: {path}: {text}" if path else f"{where(node)}: {text}")
     return "\n".join(lines.values())
+
+
+def first_mistake(error: ValidationError, root: Node, origin: object, model: type[BaseModel]) -> str:
+    """The first mistake of a file of plain ``model`` with the line that it is in: ``FILE:LINE: FIELD: what is wrong``."""
+    item = error.errors(include_url=False)[0]
+    node, path = root, ""
+    for step in item["loc"]:
+        node = child(node, step) or node if isinstance(node, MappingNode) else node
+        path = f"{path}.{step}" if path else str(step)
+    if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
+        known = list(model.model_fields)
+        hint = f"; allowed: {', '.join(known)}{did_you_mean(path, known)}"
+        return f"{where(key_node(root, path) or root)}: unknown key {path!r}{hint}"
+    return f"{where(node)}: {path}: {item['msg'][:1].lower()}{item['msg'][1:]}" if path else f"{origin}: {item['msg']}"
 
 
 def unknown_workload(root: Node, known: Iterable[str]) -> str:

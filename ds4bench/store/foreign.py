@@ -6,6 +6,7 @@ Their definitions differ from ours (client/timeline.py): ``vllm bench serve`` an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ds4bench.errors import StoreError, reason_of
-from ds4bench.paths import imports_dir
+from ds4bench.paths import imports_dir, published_dir
 from ds4bench.store import documents
 from ds4bench.store.published import Published
 
@@ -30,6 +31,8 @@ def read_foreign(
     source = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.")
     if not _NAME.fullmatch(source):
         raise StoreError(f"{source!r} cannot name an import: letters, digits, dot, dash and underscore; give --name")
+    if (published_dir() / f"{source}.yaml").is_file():
+        raise StoreError(f"{source!r} is the name of a table that comes with ds4bench; give another --name")
     documents = _documents(path)
     tool = next((name for name, (fits, _) in _READERS.items() if all(map(fits, documents))), None)
     if tool is None:
@@ -94,6 +97,11 @@ def _number(value: Any, digits: int = 4) -> float | int | None:
     return round(value, digits) if isinstance(value, float) else value
 
 
+def _map(value: Any) -> Mapping[str, Any]:
+    """What should be a mapping and, in a damaged or foreign file, is not."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def _kept(row: Mapping[str, Any]) -> Row:
     return {key: value for key, value in row.items() if value is not None}
 
@@ -153,23 +161,24 @@ def _latencies(document: Mapping[str, Any]) -> Row:
 def _lm_eval(documents: list[Mapping[str, Any]], path: Path) -> tuple[Tables, str]:
     tables: Tables = {}
     for document in documents:
-        shots, samples = document.get("n-shot") or {}, document.get("n-samples") or {}
-        for task, metrics in document["results"].items():
+        shots, samples = _map(document.get("n-shot")), _map(document.get("n-samples"))
+        for task, found in document["results"].items():
             row: Row = {
                 "tool": "lm-eval",
                 "task": task,
-                "model": document.get("model_name") or (document.get("config") or {}).get("model"),
+                "model": document.get("model_name") or _map(document.get("config")).get("model"),
                 "shots": _number(shots.get(task)),
-                "items": _number((samples.get(task) or {}).get("effective")),
+                "items": _number(_map(samples.get(task)).get("effective")),
             }
-            for name, value in metrics.items():
+            for name, value in _map(found).items():
                 metric, _, group = name.partition(",")
                 if _number(value) is not None:
                     row[f"{metric} ({group})" if group not in ("", "none") else metric] = _number(value)
             tables.setdefault(task, []).append(_kept(row))
-    stamp = documents[0].get("date")
-    if isinstance(stamp, int | float):
-        return tables, datetime.fromtimestamp(stamp, UTC).strftime("%Y-%m-%d")
+    stamp = _number(documents[0].get("date"))
+    if stamp is not None:
+        with contextlib.suppress(OverflowError, OSError, ValueError):  # no time that a calendar has
+            return tables, datetime.fromtimestamp(stamp, UTC).strftime("%Y-%m-%d")
     return tables, _file_date(path)
 
 
@@ -179,13 +188,13 @@ def _guidellm(documents: list[Mapping[str, Any]], path: Path) -> tuple[Tables, s
 
 
 def _guidellm_row(benchmark: Mapping[str, Any]) -> Row:
-    metrics = benchmark["metrics"]
+    metrics = _map(benchmark["metrics"])
 
     def value(metric: str, statistic: str) -> float | int | None:
-        of = (metrics.get(metric) or {}).get("successful") or {}
-        return _number((of.get("percentiles") or {}).get(statistic) if statistic == "p99" else of.get(statistic))
+        of = _map(_map(metrics.get(metric)).get("successful"))
+        return _number(_map(of.get("percentiles")).get(statistic) if statistic == "p99" else of.get(statistic))
 
-    totals = metrics.get("request_totals") or {}
+    totals = _map(metrics.get("request_totals"))
     return _kept(
         {
             "tool": "guidellm",

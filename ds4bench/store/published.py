@@ -36,5 +36,5 @@ def load_published(source: str) -> Published:
     try:
         data = yaml.safe_load(path.read_text())
         return Published(**data)
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: not a published table: {error}") from error

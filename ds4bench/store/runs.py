@@ -63,8 +63,7 @@ def new_run_id(gate: str, profile: str) -> str:
 
 def run_folder(run_id_or_path: str) -> Path:
     """The folder of a run id or path; need not exist."""
-    path = Path(run_id_or_path)
-    return path if path.is_absolute() or len(path.parts) > 1 else runs_dir() / run_id_or_path
+    return Path(run_id_or_path) if "/" in run_id_or_path else runs_dir() / run_id_or_path
 
 
 class RunWriter:

@@ -11,7 +11,9 @@ from pydantic import Field, ValidationError
 from ds4bench.core import RequestResult
 from ds4bench.errors import TargetError
 from ds4bench.spec.base import SpecModel
-from ds4bench.spec.document import compose, to_plain
+from ds4bench.spec.document import to_plain
+from ds4bench.spec.files import read
+from ds4bench.spec.mistakes import first_mistake
 
 _TABLE = Path(__file__).with_name("prices.yaml")
 _MILLION = 1_000_000
@@ -59,12 +61,11 @@ def price_of(model: str, file: Path | None = None) -> Priced:
     """The model's price. Raises TargetError for a bad file, and for a model that the table does not have."""
     path = file or _TABLE
     try:
-        table = PriceTable.model_validate(to_plain(compose(path.read_text(), str(path))))
-    except OSError as error:
-        raise TargetError(f"--prices {path}: {error.strerror}") from None
+        table = PriceTable.model_validate(
+            to_plain(root := read(path, "price table", "currency, checked, source and models"))
+        )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise TargetError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+        raise TargetError(first_mistake(error, root, path, PriceTable)) from None
     if model not in table.models:
         known = ", ".join(table.models)
         raise TargetError(

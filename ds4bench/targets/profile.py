@@ -16,13 +16,15 @@ from yaml.nodes import Node
 
 from ds4bench.errors import TargetError
 from ds4bench.spec.base import SpecModel
-from ds4bench.spec.document import child, compose, merge, to_plain, where
-from ds4bench.spec.mistakes import did_you_mean
+from ds4bench.spec.document import child, merge, to_plain, where
+from ds4bench.spec.files import read
+from ds4bench.spec.mistakes import did_you_mean, first_mistake
 from ds4bench.targets.dialect import DIALECTS
 from ds4bench.targets.nodes import Cluster
 
 _FOLDER = Path(__file__).with_name("profiles")
 _DEEPEST = 4
+_PLACES = ("python", "model", "host", "port")
 Flags = dict[str, JsonValue]
 """Flag without dashes -> value. True: the flag alone; false: ``--no-FLAG``; null: not given; a mapping or list: as JSON."""
 
@@ -150,11 +152,15 @@ def _is_path(name: str) -> bool:
 
 def _validated(path: Path) -> TargetProfile:
     try:
-        profile = TargetProfile.model_validate(to_plain(_node(path)))
+        profile = TargetProfile.model_validate(to_plain(root := _node(path)))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the file"
-        raise TargetError(f"{path}: {field}: {first['msg'].lower()}") from None
+        raise TargetError(first_mistake(error, root, path, TargetProfile)) from None
+    for word in profile.command:
+        try:
+            word.format(**dict.fromkeys(_PLACES, ""))
+        except (KeyError, IndexError, ValueError):
+            places = ", ".join(f"{{{name}}}" for name in _PLACES)
+            raise TargetError(f"{path}: command: {word!r} has a place that is not known; known: {places}") from None
     if profile.engine not in DIALECTS:
         raise TargetError(f"{path}: engine: {profile.engine!r} has no dialect; known: {', '.join(DIALECTS)}")
     return profile
@@ -162,7 +168,7 @@ def _validated(path: Path) -> TargetProfile:
 
 def _node(path: Path, depth: int = 0) -> Node:
     """The file on top of what it extends."""
-    root = compose(path.read_text(), str(path))
+    root = read(path, "target profile", "name, title, engine and kind")
     named = child(root, "extends")
     if named is None:
         return root

@@ -115,3 +115,24 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, words: str
 def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot name an import"):
         read_foreign(written(tmp_path, SGLANG), name="../x")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {**LM_EVAL, "n-shot": [1]},
+        {**LM_EVAL, "n-samples": {"gsm8k": 3}},
+        {**LM_EVAL, "config": "x"},
+        {**LM_EVAL, "date": 1e30},
+        {"benchmarks": [{"metrics": {"request_totals": [1], "request_concurrency": {"successful": {"mean": 2.0}}}}]},
+    ],
+)
+def test_a_field_of_another_form_is_left_out_not_fatal(tmp_path: Path, document: dict[str, Any]) -> None:
+    published = read_foreign(written(tmp_path, document))
+    assert any(published.tables.values())
+    assert published.date.startswith("20")
+
+
+def test_an_import_cannot_take_the_place_of_a_table_that_comes_with_us(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="give another --name"):
+        read_foreign(written(tmp_path, LM_EVAL), name="vllm-41834")

@@ -90,3 +90,18 @@ def test_a_run_with_an_unverified_check_is_promoted_only_with_a_reason(run: Any,
     baselines.promote(with_check("cold_verified"), "box", force_reason="an engine without usage details")
     assert baselines.load_baseline("box").note == "forced: an engine without usage details"
     baselines.promote(with_check("comparable"), "box2")
+    for reason in ("", "  "):
+        with pytest.raises(StoreError, match="--force needs a reason"):
+            baselines.promote(with_check("cold_verified"), "box3", force_reason=reason)
+    with pytest.raises(StoreError, match=r"no \.json"):
+        baselines.promote(with_check("comparable"), "box.json")
+
+
+def test_a_suites_state_holds_no_key(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS4BENCH_API_KEY", "sk-verysecretkey")
+    asked: dict[str, object] = {"data": {"needle": "/tmp/sk-verysecretkey/x"}}
+    suite_runs.save(
+        SuiteRun(schema=suite_runs.SCHEMA, run_id="s3", suite="smoke", baseline="here", asked=asked, gates=[])
+    )
+    assert "verysecret" not in (state / "suites" / "s3" / "suite.json").read_text()
+    assert suite_runs.load("s3").asked == {"data": {"needle": "/tmp/***/x"}}
