@@ -31,7 +31,7 @@ app = typer.Typer(
     name="ds4bench",
     help="The promotion gate for serving DeepSeek-V4-Flash: measures a serve, proves the measurement valid, decides with "
     "statistics.\n\nExit codes: 0 PASS, 1 FAIL, 2 usage error, 3 INVALID (the measurement does not measure what it says), "
-    "4 INCONCLUSIVE (the noise is larger than the margin, or there is nothing to compare with).",
+    "4 INCONCLUSIVE (the noise is larger than the margin, or there is nothing to compare with), 70 a defect of ds4bench.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
