@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
 from ds4bench.core import Answer, CheckStatus, RunData, Verdict
+from ds4bench.spec.rules import ABSOLUTE_KINDS
 from ds4bench.verdicts.checks import run_checks
 from ds4bench.verdicts.checks.mode import mode_effective
 from ds4bench.verdicts.decide import decide
@@ -266,6 +268,18 @@ def test_drift_does_not_matter_for_a_serve_elsewhere_or_without_a_baseline(world
     alone = world.check("machine_steady", batch=slow, with_baseline=False)
     unprobed = world.check("machine_steady", batch={"probe_ms": None})
     assert {away.status, alone.status, unprobed.status} == {NOT_APPLICABLE}
+
+
+def test_drift_does_not_matter_where_no_rule_compares_times(world: Any) -> None:
+    """Limits hold or not, however fast the machine was when something else was measured (soak)."""
+    gate = world.gate()
+    limits = [rule for rule in gate.spec.rules if rule.kind in ABSOLUTE_KINDS]
+    assert limits
+    absolute = replace(gate, spec=gate.spec.model_copy(update={"rules": limits}))
+    for judged, status in ((gate, UNVERIFIED), (absolute, NOT_APPLICABLE)):
+        run = world.run(judged, batch={"probe_ms": 90.0})
+        results = {r.name: r for r in run_checks(gather(judged, run, world.baseline(world.run(judged))))}
+        assert results["machine_steady"].status is status
 
 
 def test_drift_does_not_matter_where_both_sides_were_measured_in_turns(world: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ds4bench.core import CheckResult
 from ds4bench.verdicts.checks.results import not_applicable, ok, unverified
 from ds4bench.verdicts.evidence import Evidence
+from ds4bench.verdicts.rules.comparison import comparing_rules
 from ds4bench.verdicts.wording import percent
 
 
@@ -21,6 +22,8 @@ def machine_steady(evidence: Evidence) -> CheckResult:
     fingerprint = evidence.run.manifest.fingerprint
     if fingerprint is None or not fingerprint.local:
         return not_applicable(name, "the serve does not run on this machine")
+    if not comparing_rules(evidence.spec):
+        return not_applicable(name, "no rule compares times with a baseline")
     if baseline is not None and baseline.interleaved_with == evidence.run.manifest.run_id:
         return not_applicable(name, "both sides were measured in turns")
     ours = [batch.row.probe_ms for batch in evidence.batches if batch.row.probe_ms]
