@@ -28,7 +28,7 @@ from ds4bench.targets.kernels import loaded, told_of_kernels
 from ds4bench.targets.launched import launched_here
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
-from ds4bench.verdicts.extension import extension_due
+from ds4bench.verdicts.extension import extension_due, whole
 from ds4bench.verdicts.foresight import foresee
 from ds4bench.workloads.registry import make_workload, read_data
 
@@ -291,11 +291,8 @@ def judged(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Outc
 
 def fit_for_baseline(gate: EffectiveGate, outcome: Outcome) -> bool:
     """Whether a run that had nothing to be compared with can be compared with: complete, and every check verified."""
-    done = {(b.cell, b.repeat) for b in outcome.run.batches if b.phase == "measure"}
-    planned = len(gate.spec.matrix.cells()) * gate.spec.repeats.count
-    complete = len(done) == planned or outcome.run.stopped is not None
     unsure = [c for c in outcome.verdict.checks if c.status in (CheckStatus.FAILED, CheckStatus.UNVERIFIED)]
-    return complete and not unsure
+    return whole(gate, outcome.run) and not unsure
 
 
 def check_endpoint(prepared: Prepared, dialect: Dialect) -> None:

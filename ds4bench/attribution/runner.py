@@ -19,6 +19,7 @@ from ds4bench.run_session import fit_for_baseline, judged, measure, started
 from ds4bench.store import attributions, baselines, ids, runs
 from ds4bench.store.attributions import AttributionRun, BaselineRun, GroupRow, Step
 from ds4bench.targets.kernels import BUNDLED, ENGINE, choice_of
+from ds4bench.verdicts.extension import whole
 from ds4bench.verdicts.rules.comparison import judges_times
 
 if TYPE_CHECKING:
@@ -145,9 +146,7 @@ class AttributionRunner:
         self.progress.note(f"serve {self.serves}: {what}")
 
     def _complete(self, run: RunData) -> bool:
-        done = sum(batch.phase == "measure" for batch in run.batches)
-        planned = len(self.prepared.gate.spec.matrix.cells()) * self.prepared.gate.spec.repeats.count
-        return run.stopped is not None or run.died is not None or done >= planned
+        return run.died is not None or whole(self.prepared.gate, run)
 
     async def _run(self, run_id: str, kernels: str, role: str, baseline: Baseline | None) -> RunData:
         """One run on a serve of its own, or the rest of it."""
