@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from ds4bench.core import Noise, RunData
 from ds4bench.errors import SpecError, StoreError, TargetError
-from ds4bench.run_session import Prepared, TargetOptions, fit_for_baseline, judged, measure, started
+from ds4bench.run_session import (
+    Outcome,
+    Prepared,
+    TargetOptions,
+    fit_for_baseline,
+    judged,
+    measure,
+    outcome_of,
+    started,
+)
 from ds4bench.spec.load import EffectiveGate
 from ds4bench.store import baselines, runs
 from ds4bench.verdicts.evidence import gather
@@ -55,19 +64,20 @@ async def measure_sessions(
         progress.note(f"session {number + 1} of {count}: run {run_id}")
         async with started(target, runs.run_folder(run_id) / "serve.log", run_id, progress) as serve:
             run = await measure(prepared, serve, progress, run_id=run_id, role="calibration")
-        found.append(_fit(prepared.gate, run))
+        found.append(_fit(prepared.gate, judged(prepared.gate, run, None)))
     return found
 
 
 def stored_sessions(gate: EffectiveGate, run_ids: Sequence[str]) -> list[RunData]:
-    """Runs that were made before, one session each. Raises StoreError when they are not of this measurement."""
+    """Runs that were made before, one session each; their verdicts stay as they are. Raises StoreError when they are not of
+    this measurement, or not fit to measure noise with."""
     found = [runs.load_run(run_id) for run_id in run_ids]
     for run in found:
         if run.manifest.measurement_hash != gate.measurement_hash:
             raise StoreError(f"run {run.manifest.run_id} is another measurement than {gate.spec.name} ({gate.profile})")
     if len({run.manifest.run_id for run in found}) < len(found):
         raise StoreError("a run is named twice: it would show less noise than there is")
-    return [_fit(gate, run) for run in found]
+    return [_fit(gate, outcome_of(gate, run, None)) for run in found]
 
 
 def noise_of(gate: EffectiveGate, sessions: Sequence[RunData]) -> list[RuleNoise]:
@@ -98,10 +108,10 @@ def _rule_noise(rule: ComparingRule, gate: EffectiveGate, sessions: Sequence[Run
     )  # fmt: skip
 
 
-def _fit(gate: EffectiveGate, run: RunData) -> RunData:
-    outcome = judged(gate, run, None)
+def _fit(gate: EffectiveGate, outcome: Outcome) -> RunData:
     if not fit_for_baseline(gate, outcome):
         raise StoreError(
-            f"run {run.manifest.run_id} cannot show noise, it is {outcome.verdict.verdict}: {outcome.verdict.sentence}"
+            f"run {outcome.run.manifest.run_id} cannot show noise, it is {outcome.verdict.verdict}: "
+            f"{outcome.verdict.sentence}"
         )
-    return run
+    return outcome.run

@@ -282,11 +282,17 @@ async def measure(
     return recording.load()
 
 
+def outcome_of(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Outcome:
+    """The verdict, kept nowhere: a stored run that another command reads keeps the one that it has."""
+    verdict = decide(gate, run, baseline, baseline_refusal=[NO_BASELINE] if baseline is None else [])
+    return Outcome(run, baseline, verdict)
+
+
 def judged(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Outcome:
     """The verdict, kept in the run folder."""
-    verdict = decide(gate, run, baseline, baseline_refusal=[NO_BASELINE] if baseline is None else [])
-    runs.write_verdict(run.manifest.run_id, verdict)
-    return Outcome(run, baseline, verdict)
+    outcome = outcome_of(gate, run, baseline)
+    runs.write_verdict(run.manifest.run_id, outcome.verdict)
+    return outcome
 
 
 def fit_for_baseline(gate: EffectiveGate, outcome: Outcome) -> bool:

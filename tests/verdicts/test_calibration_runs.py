@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from ds4bench.calibration_runs import measure_sessions, noise_of, refuse_early
+from ds4bench.calibration_runs import measure_sessions, noise_of, refuse_early, stored_sessions
+from ds4bench.core import GateVerdict, RunData, Verdict
 from ds4bench.errors import SpecError, StoreError, TargetError
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import TargetOptions, prepare
+from ds4bench.store import runs
+from ds4bench.verdicts.extension import extended
 
 
 def sessions(world: Any, gate: Any, count: int, session_cv: float, repeat_cv: float) -> list[Any]:
@@ -47,6 +52,43 @@ def test_two_sessions_or_a_gate_without_comparison_cannot_be_calibrated(world: A
     with pytest.raises(SpecError, match="give --repeats 2 or more"):
         refuse_early(world.gate(repeats=1), "here", measured=True)
     refuse_early(world.gate(repeats=1), "here", measured=False)  # stored runs have the repeats that they have
+
+
+def stored(run: RunData, run_id: str) -> str:
+    """The run on disk, judged a PASS against something else."""
+    manifest = msgspec.structs.replace(run.manifest, run_id=run_id)
+    with runs.RunWriter.create(manifest) as writer:
+        for row in run.requests:
+            writer.append_request(row)
+        for batch in run.batches:
+            writer.append_batch(batch)
+    runs.write_verdict(run_id, GateVerdict(verdict=Verdict.PASS, sentence="as fast", checks=[], rules=[]))
+    return run_id
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty state folder."""
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_stored_runs_keep_the_verdicts_that_they_had(world: Any, state: Path) -> None:
+    gate = world.gate(repeats=2)
+    run_ids = [stored(world.run(gate), f"r{number}") for number in range(3)]
+    assert len(stored_sessions(gate, run_ids)) == 3
+    assert [runs.load_run(run_id).verdict for run_id in run_ids] == [
+        GateVerdict(verdict=Verdict.PASS, sentence="as fast", checks=[], rules=[])
+    ] * 3
+
+
+def test_a_stored_run_that_was_extended_shows_noise_and_a_torn_one_does_not(world: Any, state: Path) -> None:
+    gate = world.gate("repeats.extend_to=4", repeats=2)
+    run = world.run(extended(gate))
+    assert stored_sessions(gate, [stored(run, "r1")])
+    torn = msgspec.structs.replace(run, batches=run.batches[:-1])
+    with pytest.raises(StoreError, match="run r2 cannot show noise, it is INCONCLUSIVE: interrupted"):
+        stored_sessions(gate, [stored(torn, "r2")])
 
 
 async def test_a_serve_that_somebody_else_started_is_not_restarted(world: Any) -> None:
