@@ -28,7 +28,7 @@ from ds4bench.targets.kernels import loaded, told_of_kernels
 from ds4bench.targets.launched import launched_here
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early, may_stop
-from ds4bench.verdicts.extension import extension_due, whole
+from ds4bench.verdicts.extension import as_measured, extension_due, whole
 from ds4bench.verdicts.foresight import foresee
 from ds4bench.workloads.registry import make_workload, read_data
 
@@ -227,10 +227,14 @@ class Recording:
                 self.progress.note(line)
 
     async def run_to_the_end(self) -> None:
-        """All repeats, and the declared extension when they leave the comparison open."""
-        await self.run()
+        """All repeats, and the declared extension when they leave the comparison open. Where a part of it is there already it
+        is due: no verdict could be made of a part."""
+        followed = as_measured(self.gate, self.load()).spec.repeats.count
+        await self.run(followed)
         most, now = self.gate.spec.repeats.extend_to, self.load()
-        if self.baseline is None or now.died or not extension_due(self.gate, decide(self.gate, now, self.baseline)):
+        if self.baseline is None or now.died or followed == most:
+            return
+        if not extension_due(self.gate, decide(self.gate, now, self.baseline)):
             return
         self.progress.note(f"INCONCLUSIVE after {self.gate.spec.repeats.count} repeats: extended once, to {most}")
         await self.run(most)
