@@ -26,7 +26,7 @@ from ds4bench.targets.engine import EngineTarget
 from ds4bench.targets.gpu_watch import GpuWatch
 from ds4bench.targets.kernels import loaded, told_of_kernels
 from ds4bench.targets.launched import launched_here
-from ds4bench.verdicts.decide import decide
+from ds4bench.verdicts.decide import decide, left_unverified
 from ds4bench.verdicts.early import decided_early, may_stop
 from ds4bench.verdicts.extension import as_measured, extension_due, whole
 from ds4bench.verdicts.foresight import foresee
@@ -300,9 +300,11 @@ def judged(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Outc
 
 
 def fit_for_baseline(gate: EffectiveGate, outcome: Outcome) -> bool:
-    """Whether a run that had nothing to be compared with can be compared with: complete, and every check verified."""
-    unsure = [c for c in outcome.verdict.checks if c.status in (CheckStatus.FAILED, CheckStatus.UNVERIFIED)]
-    return whole(gate, outcome.run) and not unsure
+    """Whether a run that had nothing to be compared with can be compared with: complete, no check failed, and verified what
+    its gate cannot do without."""
+    checks = outcome.verdict.checks
+    failed = any(check.status is CheckStatus.FAILED for check in checks)
+    return whole(gate, outcome.run) and not failed and not left_unverified(gate.spec, checks)
 
 
 def check_endpoint(prepared: Prepared, dialect: Dialect) -> None:

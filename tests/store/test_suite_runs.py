@@ -90,3 +90,17 @@ def test_a_run_with_an_unverified_check_is_promoted_only_with_a_reason(run: Any,
     baselines.promote(with_check("cold_verified"), "box", force_reason="an engine without usage details")
     assert baselines.load_baseline("box").note == "forced: an engine without usage details"
     baselines.promote(with_check("comparable"), "box2")
+
+
+def test_what_the_gate_allows_to_stay_unverified_needs_no_reason(run: Any, verdict: Any) -> None:
+    check = CheckResult(name="cold_verified", status=CheckStatus.UNVERIFIED, detail="no cached_tokens in usage")
+    good = msgspec.structs.replace(run(), verdict=msgspec.structs.replace(verdict(), checks=[check]))
+
+    def of_gate(allowed: bool) -> RunData:
+        gate = {"spec": {"validity": {"allow_unverified_cold": allowed}}}
+        return msgspec.structs.replace(good, manifest=msgspec.structs.replace(good.manifest, effective_gate=gate))
+
+    baselines.promote(of_gate(True), "box")
+    assert baselines.load_baseline("box").note is None
+    with pytest.raises(StoreError, match=r"cold_verified is not verified .*--force"):
+        baselines.promote(of_gate(False), "box2")
