@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ds4bench.core import Noise, RunData
+from ds4bench.core import Fingerprint, Noise, RunData, RunManifest
 from ds4bench.errors import SpecError, StoreError, TargetError
 from ds4bench.run_session import (
+    SAME_SERVE,
     Outcome,
     Prepared,
     TargetOptions,
@@ -16,6 +17,7 @@ from ds4bench.run_session import (
     judged,
     measure,
     outcome_of,
+    serve_difference,
     started,
 )
 from ds4bench.spec.load import EffectiveGate
@@ -27,6 +29,10 @@ from ds4bench.verdicts.rules.comparison import comparing_rules, spread
 if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
     from ds4bench.verdicts.rules.comparison import ComparingRule
+
+
+_FAULT = "--fault"
+"""The embedded engine's flag for faults that test the gates."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ async def measure_sessions(
     for a run that is not fit to measure noise with."""
     if target.name == "attach":
         raise TargetError("calibrate restarts the serve between its runs and cannot restart one that it did not launch")
+    if _asks_for_faults(target.serve_args):
+        raise TargetError(f"calibrate refuses --serve-arg {_FAULT}: its noise would be kept for the serve without it")
     found = []
     for number in range(count):
         run_id = prepared.new_run_id()
@@ -70,14 +78,60 @@ async def measure_sessions(
 
 def stored_sessions(gate: EffectiveGate, run_ids: Sequence[str]) -> list[RunData]:
     """Runs that were made before, one session each; their verdicts stay as they are. Raises StoreError when they are not of
-    this measurement, or not fit to measure noise with."""
+    this measurement, not sessions of one build on one machine, or not fit to measure noise with."""
     found = [runs.load_run(run_id) for run_id in run_ids]
     for run in found:
         if run.manifest.measurement_hash != gate.measurement_hash:
             raise StoreError(f"run {run.manifest.run_id} is another measurement than {gate.spec.name} ({gate.profile})")
     if len({run.manifest.run_id for run in found}) < len(found):
         raise StoreError("a run is named twice: it would show less noise than there is")
+    _check_sessions([run.manifest for run in found])
     return [_fit(gate, outcome_of(gate, run, None)) for run in found]
+
+
+def _check_sessions(manifests: Sequence[RunManifest]) -> None:
+    """Raises StoreError for runs that show less noise than there is between two starts of a serve, or other noise."""
+    starts: dict[str, str] = {}
+    for manifest in manifests:
+        target, fingerprint = manifest.target, manifest.fingerprint
+        faults = fingerprint.faults if fingerprint is not None else []
+        if target.get("name") == "attach":
+            raise StoreError(
+                f"run {manifest.run_id} is of an attached serve, which nobody restarted for it: it shows less noise than "
+                "there is from session to session"
+            )
+        if faults or _asks_for_faults(target.get("serve_args") or ()):
+            named = f" ({', '.join(faults)})" if faults else ""
+            raise StoreError(
+                f"run {manifest.run_id} was measured with injected faults{named}: its noise would be kept for the serve "
+                "without them"
+            )
+        start = target.get("serve_start")  # older runs do not tell
+        if start in starts:
+            raise StoreError(
+                f"runs {starts[start]} and {manifest.run_id} are of the same start of a serve: together they show less "
+                "noise than there is from session to session"
+            )
+        if start is not None:
+            starts[start] = manifest.run_id
+        if detail := _difference(manifests[0].fingerprint, fingerprint):
+            raise StoreError(
+                f"run {manifest.run_id} is not of the same build on the same machine as run {manifests[0].run_id}: {detail}"
+            )
+
+
+def _difference(first: Fingerprint | None, other: Fingerprint | None) -> str | None:
+    """In what two serves that were to be one differ."""
+    if first is None or other is None:
+        return "one of them never reached its serve" if first is not other else None
+    kernels, now = (side.kernels.choice if side.kernels else None for side in (first, other))
+    if kernels != now:
+        return f"kernels was {kernels!r} and is {now!r}"
+    return serve_difference(first, other, (*SAME_SERVE, "prefix_caching", "speculative"))
+
+
+def _asks_for_faults(serve_args: Sequence[str]) -> bool:
+    return any(flag.partition("=")[0] == _FAULT for flag in serve_args)
 
 
 def noise_of(gate: EffectiveGate, sessions: Sequence[RunData]) -> list[RuleNoise]:

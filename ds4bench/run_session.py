@@ -17,7 +17,7 @@ from ds4bench.core import Baseline, CheckStatus, Fingerprint, GateVerdict, RunDa
 from ds4bench.errors import Ds4BenchError, SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.spec.load import EffectiveGate, effective
-from ds4bench.store import cpu_probe, provenance, runs
+from ds4bench.store import cpu_probe, ids, provenance, runs
 from ds4bench.targets.address import root_of
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
@@ -158,6 +158,8 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
     serving, kernels = watched(options.name, options.serving, log_path)
     target = replace(options, serving=serving).make(log_path)
     asked = options.described()
+    if options.name not in ("attach", *HOSTED):  # what tells the sessions of one serve from each other
+        asked["serve_start"] = ids.new_id("serve")
     if isinstance(target, EngineTarget):
         asked["launch"] = target.launch.shell_text()
         progress.note(f"launching: {asked['launch']}")
@@ -316,6 +318,18 @@ def check_endpoint(prepared: Prepared, dialect: Dialect) -> None:
         )
 
 
+SAME_SERVE = ("engine", "engine_version", "model", "model_revision", "weights", "flags", "faults", "hardware")
+"""Fields of the fingerprint in which two starts of one serve are equal."""
+
+
+def serve_difference(before: Fingerprint, now: Fingerprint, fields: Sequence[str] = SAME_SERVE) -> str | None:
+    """The first of the fields in which two serves differ, as a clause; None where all are equal."""
+    for name in fields:
+        if getattr(before, name) != getattr(now, name):
+            return f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
+    return None
+
+
 def check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:
     """Raises TargetError when a run is to go on against another serve than it began with."""
     before, now = resumed.manifest.fingerprint, endpoint.fingerprint
@@ -323,10 +337,8 @@ def check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:
         now = told_of_kernels(now, endpoint.kernels)
     if before is None:
         return
-    for name in ("engine", "engine_version", "model", "model_revision", "weights", "flags", "faults", "hardware"):
-        if getattr(before, name) != getattr(now, name):
-            detail = f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
-            raise TargetError(f"cannot resume on another serve: {detail}; start a new run instead")
+    if detail := serve_difference(before, now):
+        raise TargetError(f"cannot resume on another serve: {detail}; start a new run instead")
     kernels = before.kernels.choice if before.kernels else None
     if kernels != (endpoint.kernels.choice.text if endpoint.kernels else None):
         again = f"--kernels {kernels}" if kernels else "no --kernels"

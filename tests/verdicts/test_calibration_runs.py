@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ds4bench.calibration_runs import measure_sessions, noise_of, refuse_early, stored_sessions
-from ds4bench.core import GateVerdict, RunData, Verdict
+from ds4bench.core import GateVerdict, KernelUse, RunData, Verdict
 from ds4bench.errors import SpecError, StoreError, TargetError
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import TargetOptions, prepare
@@ -89,6 +89,58 @@ def test_a_stored_run_that_was_extended_shows_noise_and_a_torn_one_does_not(worl
     torn = msgspec.structs.replace(run, batches=run.batches[:-1])
     with pytest.raises(StoreError, match="run r2 cannot show noise, it is INCONCLUSIVE: interrupted"):
         stored_sessions(gate, [stored(torn, "r2")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target": {"name": "attach"}}, "run r1 is of an attached serve, which nobody restarted for it"),
+        ({"target": {"name": "embedded", "serve_start": "s0"}}, "runs r0 and r1 are of the same start of a serve"),
+        ({"target": {"name": "embedded", "serve_args": ["--fault=slow_decode:0.2"]}}, "run r1 was .* injected faults"),
+        ({"target": {"name": "embedded", "serve_args": ["--fault", "short"]}}, "run r1 was .* injected faults"),
+        ({"fingerprint": {"faults": ["slow_decode"]}}, r"run r1 was measured with injected faults \(slow_decode\)"),
+        (
+            {"fingerprint": {"hardware": {"cpu": "another"}}},
+            "run r1 is not of the same build .* as run r0: hardware was",
+        ),
+        (
+            {"fingerprint": {"model_revision": "seed-1"}},
+            "run r1 is not .* as run r0: model_revision was 'seed-0' and is",
+        ),
+        ({"fingerprint": {"engine_version": "0.2.0"}}, "run r1 is not .* as run r0: engine_version was '0.1.0' and is"),
+        ({"fingerprint": {"prefix_caching": False}}, "run r1 is not .* as run r0: prefix_caching was True and is"),
+        (
+            {"fingerprint": {"kernels": KernelUse(choice="bundled", selection=None)}},
+            "run r1 is not .* kernels was None",
+        ),
+    ],
+)
+def test_runs_that_are_not_sessions_of_one_thing_are_refused(
+    world: Any, state: Path, changes: dict[str, Any], words: str
+) -> None:
+    gate = world.gate(repeats=2)
+    odd = {"fingerprint": changes.get("fingerprint", {}), "manifest": {"target": changes.get("target", {})}}
+    plain = {"manifest": {"target": {"name": "embedded", "serve_start": "s0"}}}
+    run_ids = [stored(world.run(gate, **(odd if number == 1 else plain)), f"r{number}") for number in (0, 1)]
+    with pytest.raises(StoreError, match=words):
+        stored_sessions(gate, run_ids)
+
+
+def test_starts_of_one_build_are_sessions(world: Any, state: Path) -> None:
+    gate = world.gate(repeats=2)
+    targets = [{"name": "embedded", "serve_start": f"s{number}"} for number in range(2)]
+    targets.append({"name": "embedded"})  # a run of before starts were told
+    runs_made = [
+        stored(world.run(gate, manifest={"target": target}), f"r{number}") for number, target in enumerate(targets)
+    ]
+    assert len(stored_sessions(gate, runs_made)) == 3
+
+
+async def test_faults_are_refused_before_hours_are_measured(world: Any) -> None:
+    prepared = prepare(world.gate(), None)
+    for flags in (("--fault=slow_decode",), ("--weights=random", "--fault", "slow_decode")):
+        with pytest.raises(TargetError, match="--fault: its noise would be kept for the serve without it"):
+            await measure_sessions(prepared, TargetOptions("embedded", serve_args=flags), 3, SilentProgress())
 
 
 async def test_a_serve_that_somebody_else_started_is_not_restarted(world: Any) -> None:
