@@ -22,6 +22,7 @@ from ds4bench.run_session import (
 )
 from ds4bench.spec.load import EffectiveGate
 from ds4bench.store import baselines, runs
+from ds4bench.verdicts.checks.machine import as_fast
 from ds4bench.verdicts.evidence import gather
 from ds4bench.verdicts.foresight import levels_of
 from ds4bench.verdicts.rules.comparison import comparing_rules, spread
@@ -138,6 +139,31 @@ def noise_of(gate: EffectiveGate, sessions: Sequence[RunData]) -> list[RuleNoise
     """The noise of each comparing rule, and what it can see with it. Raises StoreError for too few sessions or values that
     are not there."""
     return [_rule_noise(rule, gate, sessions) for rule in comparing_rules(gate.spec)]
+
+
+def unsteady(gate: EffectiveGate, sessions: Sequence[RunData]) -> list[str]:
+    """A sentence for each session in which this machine is not shown to have been as fast as in the first, by the rule of
+    ``machine_steady``. What was measured is noise all the same, but not of the build alone."""
+    said, first = [], _probes(gate, sessions[0])
+    for session in sessions[1:]:
+        probes = _probes(gate, session)
+        if not first or not probes:  # the serve does not run on this machine
+            continue
+        when, again = f"in run {sessions[0].manifest.run_id}", "measure again when it is gone"
+        steady, sentence = as_fast(probes, first, gate.spec.validity.machine_drift, when, again)
+        if not steady:
+            said.append(
+                f"run {session.manifest.run_id}: {sentence}: the noise holds what the machine changed, not what one build "
+                "differs from session to session alone"
+            )
+    return said
+
+
+def _probes(gate: EffectiveGate, run: RunData) -> list[float]:
+    fingerprint = run.manifest.fingerprint
+    if fingerprint is None or not fingerprint.local:
+        return []
+    return [batch.row.probe_ms for batch in gather(gate, run, None).batches if batch.row.probe_ms]
 
 
 def _rule_noise(rule: ComparingRule, gate: EffectiveGate, sessions: Sequence[RunData]) -> RuleNoise:

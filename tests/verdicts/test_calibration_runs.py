@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from ds4bench.calibration_runs import measure_sessions, noise_of, refuse_early, stored_sessions
+from ds4bench.calibration_runs import measure_sessions, noise_of, refuse_early, stored_sessions, unsteady
+from ds4bench.commands.calibrate import CalibrateOptions, run_calibrate
 from ds4bench.core import GateVerdict, KernelUse, RunData, Verdict
 from ds4bench.errors import SpecError, StoreError, TargetError
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import TargetOptions, prepare
 from ds4bench.store import runs
 from ds4bench.verdicts.extension import extended
+from tests.verdicts.conftest import STATED
 
 
 def sessions(world: Any, gate: Any, count: int, session_cv: float, repeat_cv: float) -> list[Any]:
@@ -134,6 +138,50 @@ def test_starts_of_one_build_are_sessions(world: Any, state: Path) -> None:
         stored(world.run(gate, manifest={"target": target}), f"r{number}") for number, target in enumerate(targets)
     ]
     assert len(stored_sessions(gate, runs_made)) == 3
+
+
+def at_speed(world: Any, gate: Any, probes: list[float], **changes: Any) -> RunData:
+    """A run whose probe before each batch takes these milliseconds in turn."""
+    run: RunData = world.run(gate, **changes)
+    batches = [
+        msgspec.structs.replace(batch, probe_ms=probes[place % len(probes)]) for place, batch in enumerate(run.batches)
+    ]
+    return msgspec.structs.replace(run, batches=batches)
+
+
+def test_a_machine_that_was_not_steady_between_the_sessions_is_told(world: Any) -> None:
+    gate = world.gate(repeats=4)
+    first, same = at_speed(world, gate, [50.0, 50.1]), at_speed(world, gate, [50.2, 50.0])
+    assert unsteady(gate, [first, same, same]) == []
+    slow = at_speed(world, gate, [58.0, 58.1], manifest={"run_id": "r2"})
+    assert unsteady(gate, [first, same, slow]) == [
+        f"run r2: this machine runs the fixed CPU probe 16 % slower than in run {first.manifest.run_id}: the noise holds "
+        "what the machine changed, not what one build differs from session to session alone"
+    ]
+    torn = at_speed(world, gate, [40.0, 62.0], manifest={"run_id": "r3"})
+    (shared,) = unsteady(gate, [first, torn])
+    assert "it differs from batch to batch" in shared and "baseline" not in shared
+    elsewhere = at_speed(world, gate, [90.0], fingerprint={"local": False})
+    assert unsteady(gate, [elsewhere, first]) == unsteady(gate, [first, elsewhere]) == []
+
+
+def test_calibrate_stores_the_noise_of_an_unsteady_machine_and_says_so(
+    world: Any, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = world.gate(repeats=2)
+    speeds = ([50.0], [50.0], [60.0])
+    run_ids = [stored(at_speed(world, gate, probes), f"r{number}") for number, probes in enumerate(speeds)]
+    options = CalibrateOptions(
+        gate="long-context", target=TargetOptions("embedded"), profile="smoke", overrides=STATED, repeats=2, runs=3,
+        from_runs=tuple(run_ids), baseline="here", data=None, json=True, quiet=True,
+    )  # fmt: skip
+    run_calibrate(options)
+    told = json.loads(capsys.readouterr().out)
+    (note,) = told["notes"]
+    assert note.startswith("run r2: this machine runs the fixed CPU probe 20 % slower than in run r0")
+    assert Path(told["baseline"]).exists()
+    run_calibrate(replace(options, json=False))
+    assert f"note: {note}" in capsys.readouterr().out
 
 
 async def test_faults_are_refused_before_hours_are_measured(world: Any) -> None:
