@@ -94,7 +94,7 @@ def test_a_run_with_an_unverified_check_is_promoted_only_with_a_reason(run: Any,
 
 def test_what_the_gate_allows_to_stay_unverified_needs_no_reason(run: Any, verdict: Any) -> None:
     check = CheckResult(name="cold_verified", status=CheckStatus.UNVERIFIED, detail="no cached_tokens in usage")
-    good = msgspec.structs.replace(run(), verdict=msgspec.structs.replace(verdict(), checks=[check]))
+    good: RunData = msgspec.structs.replace(run(), verdict=msgspec.structs.replace(verdict(), checks=[check]))
 
     def of_gate(allowed: bool) -> RunData:
         gate = {"spec": {"validity": {"allow_unverified_cold": allowed}}}
