@@ -101,6 +101,10 @@ def _check_sessions(manifests: Sequence[RunManifest]) -> None:
                 f"run {manifest.run_id} is of an attached serve, which nobody restarted for it: it shows less noise than "
                 "there is from session to session"
             )
+        if target.get("tree"):  # its fingerprint does not tell the commit
+            raise StoreError(
+                f"run {manifest.run_id} is of `ds4bench ci`, in turns with another build: it tells nothing of sessions"
+            )
         if faults or _asks_for_faults(target.get("serve_args") or ()):
             named = f" ({', '.join(faults)})" if faults else ""
             raise StoreError(

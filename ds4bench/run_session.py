@@ -93,7 +93,8 @@ class TargetOptions:
     def described(self) -> dict[str, Any]:
         """What a run keeps of it."""
         described = {"name": self.name, "url": self.url, "serve_args": keys.masked(self.serve_args)}
-        given = {"serve_profile": self.serving.profile, "kernels": self.serving.kernels}
+        tree = None if self.tree is None else str(self.tree)
+        given = {"serve_profile": self.serving.profile, "kernels": self.serving.kernels, "tree": tree}
         return described | {name: value for name, value in given.items() if value}
 
     def _command(self) -> Sequence[str]:

@@ -79,6 +79,11 @@ async def test_every_start_of_a_serve_is_told_from_every_other(tmp_path: Path, m
     assert told["attach"] == [None]  # nobody knows when it began
 
 
+def test_a_run_tells_the_tree_whose_engine_answered_it() -> None:
+    assert TargetOptions("embedded", tree=Path("/repo")).described()["tree"] == "/repo"
+    assert "tree" not in TargetOptions("embedded").described()
+
+
 @pytest.mark.parametrize(("overrides", "engine"), [(["request.endpoint=chat"], "hosted-deepseek"), ([], "vllm")])
 def test_the_same_gate_is_taken_where_its_endpoint_is(overrides: list[str], engine: str) -> None:
     gate = load_gate("gsm8k", profile="smoke", overrides=overrides, directory=GATES)

@@ -99,6 +99,7 @@ def test_a_stored_run_that_was_extended_shows_noise_and_a_torn_one_does_not(worl
     ("changes", "words"),
     [
         ({"target": {"name": "attach"}}, "run r1 is of an attached serve, which nobody restarted for it"),
+        ({"target": {"name": "embedded", "tree": "/repo"}}, "run r1 is of `ds4bench ci`, in turns with another build"),
         ({"target": {"name": "embedded", "serve_start": "s0"}}, "runs r0 and r1 are of the same start of a serve"),
         ({"target": {"name": "embedded", "serve_args": ["--fault=slow_decode:0.2"]}}, "run r1 was .* injected faults"),
         ({"target": {"name": "embedded", "serve_args": ["--fault", "short"]}}, "run r1 was .* injected faults"),
