@@ -24,7 +24,7 @@ class TargetError(Ds4BenchError):
 
 
 class TargetDiedError(TargetError):
-    """A serve that answered before has stopped answering in the middle of a run."""
+    """A serve that answered before has stopped answering in the middle of a run, or has restarted."""
 
 
 class StoreError(Ds4BenchError):

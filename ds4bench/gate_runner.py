@@ -134,7 +134,8 @@ class GateRunner:
     async def run(self, done: RunData | None, repeats: int | None = None) -> None:
         """Run what ``done`` lacks of ``repeats`` (default: the gate's). May be called again for more of them.
 
-        Raises TargetDiedError when the serve is lost; everything finished is on disk.
+        Raises TargetDiedError when the serve is lost; everything finished is on disk. Raises TargetError and WorkloadError
+        when a serve that lives cannot be asked for what the prompts are built with.
         """
         cells, repeats = self.gate.spec.matrix.cells(), repeats or self.gate.spec.repeats.count
         independent = self.gate.spec.declared.independent
@@ -155,10 +156,7 @@ class GateRunner:
         )
         transport = HttpxAiohttpTransport(self.endpoint.base_url, headers)
         try:
-            self.progress.phase("preparing the prompts")
-            await self.workload.prepare(
-                self.endpoint, control
-            )  # again in a second call: the workload keeps ``control``
+            await self._prepare(control)
             async with LoadClient(transport) as client:
                 for key in batches:
                     await self._batch(key, client, control)
@@ -169,6 +167,17 @@ class GateRunner:
         finally:
             self.progress.finish()
             await control.close()
+
+    async def _prepare(self, control: ControlClient) -> None:
+        """Have the prompts ready; again in a second call, because the workload keeps ``control``."""
+        self.progress.phase("preparing the prompts")
+        try:
+            await self.workload.prepare(self.endpoint, control)
+        except TargetDiedError:  # it says why by itself
+            raise
+        except TargetError:  # of a serve that lives it is the user's to mend
+            await self._raise_if_dead(control)
+            raise
 
     def _decided(self) -> str | None:
         return self.decided() if self.decided is not None else None

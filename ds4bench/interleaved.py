@@ -49,7 +49,8 @@ class InterleavedRunner:
         self.run_id, self.progress = run_id, progress
 
     async def run(self) -> list[SuiteLine]:
-        """The lines of the gates; those after a dead serve are not run. Raises RunInterruptedError, TargetError."""
+        """The lines of the gates; those after a dead serve are not run, and the first of them is INVALID. Raises
+        RunInterruptedError, TargetError."""
         lines = [self._blank(job) for job in self.jobs]
         folder = suite_runs.folder_of(self.run_id)
         async with AsyncExitStack() as stack:
@@ -65,9 +66,18 @@ class InterleavedRunner:
                 line = await self._gate(job, lines[place], serves)
                 lines[place] = replace(line, seconds=time.monotonic() - begun)
                 self.progress.note(f"{job.title}: {line.sentence}")
-                if not all(serve.target.alive() for serve in serves):
-                    break
+                if died := self._deaths(serves):
+                    return _ended(lines, place, died)
         return lines
+
+    def _deaths(self, serves: Sequence[Started]) -> str:
+        """Whose serves have died and of what; empty while both live."""
+        ends = [
+            f"the serve of {side.label} died before this gate: {serve.target.death_note() or 'its process is gone'}"
+            for side, serve in zip((self.base, self.head), serves, strict=True)
+            if not serve.target.alive()
+        ]
+        return "; ".join(ends)
 
     def _blank(self, job: Job) -> SuiteLine:
         gate = job.prepared.gate
@@ -106,3 +116,13 @@ class InterleavedRunner:
         """One side alone, judged by the rules that need nothing to compare with."""
         run = await measure(job.prepared, serve, SilentProgress(), run_id=run_id, role=role)
         return judged(job.prepared.gate, run, None)
+
+
+def _ended(lines: Sequence[SuiteLine], place: int, died: str) -> list[SuiteLine]:
+    """The lines when a serve was found dead after the gate at ``place``. A gate that could not be measured is INVALID, not
+    open: an open comparison may be allowed (``--inconclusive-ok``), a crash never. Where the gate at ``place`` is INVALID the
+    death has its line already."""
+    ended = list(lines)
+    if ended[place].verdict is not Verdict.INVALID and place + 1 < len(ended):
+        ended[place + 1] = replace(ended[place + 1], verdict=Verdict.INVALID, sentence=died)
+    return ended

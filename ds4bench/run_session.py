@@ -17,7 +17,7 @@ from ds4bench.core import Baseline, CheckStatus, Fingerprint, GateVerdict, RunDa
 from ds4bench.errors import Ds4BenchError, SpecError, TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.spec.load import EffectiveGate, effective
-from ds4bench.store import cpu_probe, provenance, runs
+from ds4bench.store import cpu_probe, ids, provenance, runs
 from ds4bench.targets.address import root_of
 from ds4bench.targets.attach import AttachTarget
 from ds4bench.targets.choice import HOSTED, Serving, make_target, watched
@@ -26,9 +26,9 @@ from ds4bench.targets.engine import EngineTarget
 from ds4bench.targets.gpu_watch import GpuWatch
 from ds4bench.targets.kernels import loaded, told_of_kernels
 from ds4bench.targets.launched import launched_here
-from ds4bench.verdicts.decide import decide
+from ds4bench.verdicts.decide import decide, left_unverified
 from ds4bench.verdicts.early import decided_early, may_stop
-from ds4bench.verdicts.extension import extension_due
+from ds4bench.verdicts.extension import as_measured, extension_due, whole
 from ds4bench.verdicts.foresight import foresee
 from ds4bench.workloads.registry import make_workload, read_data
 
@@ -93,7 +93,8 @@ class TargetOptions:
     def described(self) -> dict[str, Any]:
         """What a run keeps of it."""
         described = {"name": self.name, "url": self.url, "serve_args": keys.masked(self.serve_args)}
-        given = {"serve_profile": self.serving.profile, "kernels": self.serving.kernels}
+        tree = None if self.tree is None else str(self.tree)
+        given = {"serve_profile": self.serving.profile, "kernels": self.serving.kernels, "tree": tree}
         return described | {name: value for name, value in given.items() if value}
 
     def _command(self) -> Sequence[str]:
@@ -158,6 +159,8 @@ async def started(options: TargetOptions, log_path: Path, run_id: str, progress:
     serving, kernels = watched(options.name, options.serving, log_path)
     target = replace(options, serving=serving).make(log_path)
     asked = options.described()
+    if options.name not in ("attach", *HOSTED):  # what tells the sessions of one serve from each other
+        asked["serve_start"] = ids.new_id("serve")
     if isinstance(target, EngineTarget):
         asked["launch"] = target.launch.shell_text()
         progress.note(f"launching: {asked['launch']}")
@@ -227,10 +230,14 @@ class Recording:
                 self.progress.note(line)
 
     async def run_to_the_end(self) -> None:
-        """All repeats, and the declared extension when they leave the comparison open."""
-        await self.run()
+        """All repeats, and the declared extension when they leave the comparison open. Where a part of it is there already it
+        is due: no verdict could be made of a part."""
+        followed = as_measured(self.gate, self.load()).spec.repeats.count
+        await self.run(followed)
         most, now = self.gate.spec.repeats.extend_to, self.load()
-        if self.baseline is None or now.died or not extension_due(self.gate, decide(self.gate, now, self.baseline)):
+        if self.baseline is None or now.died or followed == most:
+            return
+        if not extension_due(self.gate, decide(self.gate, now, self.baseline)):
             return
         self.progress.note(f"INCONCLUSIVE after {self.gate.spec.repeats.count} repeats: extended once, to {most}")
         await self.run(most)
@@ -282,20 +289,25 @@ async def measure(
     return recording.load()
 
 
-def judged(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Outcome:
-    """The verdict, kept in the run folder."""
+def outcome_of(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Outcome:
+    """The verdict, kept nowhere: a stored run that another command reads keeps the one that it has."""
     verdict = decide(gate, run, baseline, baseline_refusal=[NO_BASELINE] if baseline is None else [])
-    runs.write_verdict(run.manifest.run_id, verdict)
     return Outcome(run, baseline, verdict)
 
 
+def judged(gate: EffectiveGate, run: RunData, baseline: Baseline | None) -> Outcome:
+    """The verdict, kept in the run folder."""
+    outcome = outcome_of(gate, run, baseline)
+    runs.write_verdict(run.manifest.run_id, outcome.verdict)
+    return outcome
+
+
 def fit_for_baseline(gate: EffectiveGate, outcome: Outcome) -> bool:
-    """Whether a run that had nothing to be compared with can be compared with: complete, and every check verified."""
-    done = {(b.cell, b.repeat) for b in outcome.run.batches if b.phase == "measure"}
-    planned = len(gate.spec.matrix.cells()) * gate.spec.repeats.count
-    complete = len(done) == planned or outcome.run.stopped is not None
-    unsure = [c for c in outcome.verdict.checks if c.status in (CheckStatus.FAILED, CheckStatus.UNVERIFIED)]
-    return complete and not unsure
+    """Whether a run that had nothing to be compared with can be compared with: complete, no check failed, and verified what
+    its gate cannot do without."""
+    checks = outcome.verdict.checks
+    failed = any(check.status is CheckStatus.FAILED for check in checks)
+    return whole(gate, outcome.run) and not failed and not left_unverified(gate.spec, checks)
 
 
 def check_endpoint(prepared: Prepared, dialect: Dialect) -> None:
@@ -307,6 +319,18 @@ def check_endpoint(prepared: Prepared, dialect: Dialect) -> None:
         )
 
 
+SAME_SERVE = ("engine", "engine_version", "model", "model_revision", "weights", "flags", "faults", "hardware")
+"""Fields of the fingerprint in which two starts of one serve are equal."""
+
+
+def serve_difference(before: Fingerprint, now: Fingerprint, fields: Sequence[str] = SAME_SERVE) -> str | None:
+    """The first of the fields in which two serves differ, as a clause; None where all are equal."""
+    for name in fields:
+        if getattr(before, name) != getattr(now, name):
+            return f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
+    return None
+
+
 def check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:
     """Raises TargetError when a run is to go on against another serve than it began with."""
     before, now = resumed.manifest.fingerprint, endpoint.fingerprint
@@ -314,10 +338,8 @@ def check_same_serve(resumed: RunData, endpoint: Endpoint) -> None:
         now = told_of_kernels(now, endpoint.kernels)
     if before is None:
         return
-    for name in ("engine", "engine_version", "model", "model_revision", "weights", "flags", "faults", "hardware"):
-        if getattr(before, name) != getattr(now, name):
-            detail = f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
-            raise TargetError(f"cannot resume on another serve: {detail}; start a new run instead")
+    if detail := serve_difference(before, now):
+        raise TargetError(f"cannot resume on another serve: {detail}; start a new run instead")
     kernels = before.kernels.choice if before.kernels else None
     if kernels != (endpoint.kernels.choice.text if endpoint.kernels else None):
         again = f"--kernels {kernels}" if kernels else "no --kernels"

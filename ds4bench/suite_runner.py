@@ -73,16 +73,20 @@ def _job(
     profile = suite.profile_of(entry)
     gate = load_gate(entry.gate, profile=profile, overrides=entry.overrides, repeats=entry.repeats)
     record = known.get((gate.spec.name, profile)) or SuiteGate(gate=gate.spec.name, profile=profile)
-    if record.run is not None:
-        gate = effective_from_dict(runs.load_run(record.run).manifest.effective_gate)
+    begun = runs.load_begun(record.run)
+    if begun is not None:
+        gate = effective_from_dict(begun.manifest.effective_gate)
     return Job(entry, prepare(gate, data.get(entry.gate, entry.data)), record)
 
 
 def reopen(state: SuiteRun) -> None:
-    """Before a suite goes on: the gate in which its serve was lost is measured to its end."""
+    """Before a suite goes on: the gate in which its serve was lost is measured to its end. Raises StoreError when the run of
+    a measured gate is gone."""
     for record in state.gates:
         run_id = record.run or record.baseline_run
-        if state.died is not None and record.done and run_id and runs.load_run(run_id).died:
+        if not record.done or run_id is None or record.refused is not None or record.skipped is not None:
+            continue  # without a run, or with one that says nothing
+        if runs.load_run(run_id).died and state.died is not None:
             record.done = False
     state.died = None
 
@@ -193,7 +197,7 @@ class SuiteRunner:
 
     async def _measure_candidate(self, job: Job, serve: Started) -> None:
         record, gate = job.record, job.prepared.gate
-        resumed = runs.load_run(record.run) if record.run is not None else None
+        resumed = runs.load_begun(record.run)
         record.run = record.run or job.prepared.new_run_id()
         suite_runs.save(self.state)
         baseline = self._baseline(job, serve)

@@ -7,16 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from ds4bench.commands.ci import CiOptions, _side
 from ds4bench.commands.promote import Reports
+from ds4bench.core import RunData, Verdict
 from ds4bench.errors import WorkloadError
 from ds4bench.paired_gate import GatePair, together
 from ds4bench.report.progress import SilentProgress
 from ds4bench.run_session import Prepared
 from ds4bench.spec.load import load_gate
+from ds4bench.store import runs
+from ds4bench.verdicts.extension import extended
 from ds4bench.worktree import Tree
+from tests.verdicts.conftest import World, plain_ttft
 
 
 class Recorded:
@@ -55,6 +60,51 @@ async def test_timed_gates_and_serves_that_share_cores_are_measured_in_turns(gat
     told = await blocks(gate, at_once=at_once)
     assert [word for word, _ in told] == ["begins", "ends"] * 4
     assert [who for word, who in told if word == "begins"] == ["base", "head", "head", "base"]
+
+
+class Played:
+    """Stands for the recording of a side whose whole run is known: measures as many repeats of it as it is asked for."""
+
+    def __init__(self, whole: RunData) -> None:
+        self.whole, self.done = whole, 0
+
+    async def run(self, repeats: int) -> None:
+        self.done = max(self.done, repeats)
+
+    def load(self) -> RunData:
+        batches = [batch for batch in self.whole.batches if batch.repeat < self.done]
+        return msgspec.structs.replace(self.whole, batches=batches)
+
+    def __enter__(self) -> Played:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("later", "verdict"), [(1.3, Verdict.FAIL), (1.0, Verdict.PASS)])
+async def test_a_pair_that_is_extended_gets_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: float, verdict: Verdict
+) -> None:
+    monkeypatch.setenv("DS4BENCH_STATE_DIR", str(tmp_path))
+    world = World()
+    gate = world.gate("repeats.extend_to=16", repeats=4)
+    factors = [1.1 * later, 0.9 * later, later, 0.95 * later] + [later] * 12  # the first four leave it open
+
+    def head_ttft(cell: str, repeat: int, index: int) -> float:
+        return plain_ttft(cell, repeat, index) * factors[repeat]
+
+    played = {}
+    for role, ttft in (("baseline", plain_ttft), ("candidate", head_ttft)):
+        run = world.run(extended(gate), ttft=ttft, manifest={"run_id": role})
+        played[role] = Played(run)
+        runs.RunWriter.create(run.manifest).close()
+    monkeypatch.setattr("ds4bench.paired_gate.Recording", lambda *_, role, **__: played[role])
+    serve: Any = None
+    found = await GatePair(Prepared(gate, None), serve, serve, "abc123", SilentProgress()).measure()
+    assert played["candidate"].done == 16
+    assert found.unfit is None
+    assert found.verdict.verdict is verdict, found.verdict.sentence
 
 
 async def test_what_one_side_raises_cancels_the_other_before_it_is_told() -> None:

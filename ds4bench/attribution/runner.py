@@ -19,6 +19,7 @@ from ds4bench.run_session import fit_for_baseline, judged, measure, started
 from ds4bench.store import attributions, baselines, ids, runs
 from ds4bench.store.attributions import AttributionRun, BaselineRun, GroupRow, Step
 from ds4bench.targets.kernels import BUNDLED, ENGINE, choice_of
+from ds4bench.verdicts.extension import whole
 from ds4bench.verdicts.rules.comparison import judges_times
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class AttributionRunner:
         step = self.state.steps[0]
         if not step.done:
             await self._step(step)
-        run = _stored(step.run)
+        run = runs.load_begun(step.run)
         ran = _ops_that_ran(_use_of(run)) if run is not None else None
         if ran is not None and ran & everything:
             self.state.never_called = sorted(everything - ran)
@@ -129,7 +130,7 @@ class AttributionRunner:
         record = self.state.baselines[-1]
         baseline = self._baseline_of(record.run)
         step.baseline_run = record.run
-        run = _stored(step.run)
+        run = runs.load_begun(step.run)
         if run is None or not self._complete(run):
             run = await self._measured(step, baseline)
         return judged(self.prepared.gate, run, baseline).verdict
@@ -145,9 +146,7 @@ class AttributionRunner:
         self.progress.note(f"serve {self.serves}: {what}")
 
     def _complete(self, run: RunData) -> bool:
-        done = sum(batch.phase == "measure" for batch in run.batches)
-        planned = len(self.prepared.gate.spec.matrix.cells()) * self.prepared.gate.spec.repeats.count
-        return run.stopped is not None or run.died is not None or done >= planned
+        return run.died is not None or whole(self.prepared.gate, run)
 
     async def _run(self, run_id: str, kernels: str, role: str, baseline: Baseline | None) -> RunData:
         """One run on a serve of its own, or the rest of it."""
@@ -155,7 +154,7 @@ class AttributionRunner:
         log_path = runs.run_folder(run_id) / "serve.log"
         async with started(target, log_path, run_id, self.progress) as serve:
             return await measure(
-                self.prepared, serve, self.progress, run_id=run_id, role=role, resumed=_stored(run_id),
+                self.prepared, serve, self.progress, run_id=run_id, role=role, resumed=runs.load_begun(run_id),
                 baseline=baseline,
             )  # fmt: skip
 
@@ -222,13 +221,6 @@ def new_state(prepared: Prepared, wanted: Effect, asked: dict[str, object], grou
         profile=prepared.gate.profile, wanted=wanted.value, asked=asked,
         groups=[GroupRow(name=group.name, ops=list(group.ops)) for group in groups],
     )  # fmt: skip
-
-
-def _stored(run_id: str | None) -> RunData | None:
-    """A run that was begun; None before."""
-    if run_id is None or not (runs.run_folder(run_id) / runs.MANIFEST).exists():
-        return None
-    return runs.load_run(run_id)
 
 
 def _use_of(run: RunData) -> KernelUse | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ds4bench.errors import TargetError
+from ds4bench.errors import TargetDiedError, TargetError
 
 _GROWING = ("counter", "histogram", "summary", "unknown", "untyped")
 
@@ -46,9 +46,12 @@ def labels_of(text: str, name: str) -> list[dict[str, str]]:
 
 
 def delta(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """What each counter of both grew by. Raises TargetError when one went backwards: the serve has restarted."""
+    """What each counter of both grew by. Raises TargetDiedError when one went backwards: who answers now is another process
+    than the one that was measured."""
     grown = {name: after[name] - value for name, value in before.items() if name in after}
     for name, value in grown.items():
         if value < 0:
-            raise TargetError(f"the counter {name} went backwards by {-value:g}: the serve restarted during the batch")
+            raise TargetDiedError(
+                f"the counter {name} went backwards by {-value:g}: the serve restarted during the batch"
+            )
     return grown

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ds4bench.calibration_runs import RuleNoise, measure_sessions, noise_of, refuse_early, stored_sessions
+from ds4bench.calibration_runs import RuleNoise, measure_sessions, noise_of, refuse_early, stored_sessions, unsteady
 from ds4bench.commands.gate import INTERRUPTED
 from ds4bench.run_session import RunInterruptedError, TargetOptions, prepare
 from ds4bench.spec.load import load_gate
@@ -59,17 +59,18 @@ def run_calibrate(options: CalibrateOptions) -> int:
         return INTERRUPTED
     found = noise_of(prepared.gate, sessions)
     path = baselines.store_noise(sessions[0], {item.rule: item.noise for item in found}, name=options.baseline)
-    _show(found, path, options)
+    _show(found, unsteady(prepared.gate, sessions), path, options)
     return USAGE if any(item.refusal for item in found) else 0
 
 
-def _show(found: list[RuleNoise], path: Path, options: CalibrateOptions) -> None:
+def _show(found: list[RuleNoise], notes: list[str], path: Path, options: CalibrateOptions) -> None:
     if options.json:
         rules = [
             {"rule": item.rule, "noise": msgspec.to_builtins(item.noise), "sight": item.sight, "refusal": item.refusal}
             for item in found
         ]
-        sys.stdout.write(json.dumps({"schema": 1, "baseline": str(path), "rules": rules}, indent=2) + "\n")
+        document = {"schema": 1, "baseline": str(path), "rules": rules, "notes": notes}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
     from ds4bench.report.console import stdout
 
@@ -78,4 +79,6 @@ def _show(found: list[RuleNoise], path: Path, options: CalibrateOptions) -> None
         for text in (item.measured, item.sight, item.refusal and f"{item.rule}: refused: {item.refusal}"):
             if text:
                 console.print(text, markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(f"stored with the baseline {path}", markup=False, soft_wrap=True)

@@ -25,8 +25,8 @@ from ds4bench.spec.load import EffectiveGate, effective_from_dict, load_gate
 from ds4bench.store import baselines, runs
 from ds4bench.suite_runner import compares
 from ds4bench.targets.choice import Serving
-from ds4bench.verdicts.evidence import gather
 from ds4bench.verdicts.exit_codes import EXIT
+from ds4bench.verdicts.extension import whole
 
 if TYPE_CHECKING:
     from ds4bench.report.progress import Progress
@@ -165,7 +165,7 @@ def _named_baseline(options: GateOptions, gate: EffectiveGate) -> Baseline | Non
 def _refuse_finished(run: RunData, gate: EffectiveGate, baseline: str) -> None:
     """Raises SpecError for a run that has nothing left and whose verdict stands. An open one may be judged again, with a
     baseline, and extended."""
-    if run.verdict is None or run.died or not gather(gate, run, None).complete:
+    if run.verdict is None or run.died or not whole(gate, run):
         return
     run_id, verdict = run.manifest.run_id, run.verdict.verdict
     is_open = verdict in (Verdict.INCONCLUSIVE, Verdict.SKIPPED)

@@ -87,6 +87,11 @@ class ValiditySpec(SpecModel):
     machine_drift: Annotated[float, Field(gt=0, le=1)] = 0.08
     max_foreign_cpu_share: Annotated[float, Field(gt=0, le=1)] = 0.08
 
+    @property
+    def may_stay_unverified(self) -> frozenset[str]:
+        """Names of the checks that this gate can do without: for its verdicts and for the baselines that these need."""
+        return frozenset({"cold_verified"}) if self.allow_unverified_cold else frozenset()
+
 
 class GateSpec(SpecModel):
     """One gate, one profile applied: what is sent, what makes it valid, what decides it.

@@ -18,6 +18,7 @@ from ds4bench.core import Baseline, CheckStatus, Fingerprint, Noise, RequestRow,
 from ds4bench.errors import StoreError
 from ds4bench.measures import measured_rows, measured_scripts
 from ds4bench.paths import baselines_dir, here_dir
+from ds4bench.spec.gate import ValiditySpec
 from ds4bench.spec.workloads import WORKLOADS
 from ds4bench.store import documents
 from ds4bench.store.runs import utc_now
@@ -170,11 +171,19 @@ def _refuse_bad(run: RunData) -> None:
         raise StoreError(f"run {run.manifest.run_id} has no verdict yet; finish it with --resume, or {hint}")
     if verdict.verdict is Verdict.INVALID:
         raise StoreError(f"run {run.manifest.run_id} is INVALID ({verdict.sentence}); {hint}")
-    unsure = [c for c in verdict.checks if c.status is CheckStatus.UNVERIFIED and c.name not in _NEEDS_A_BASELINE]
+    allowed = _NEEDS_A_BASELINE | _may_stay_unverified(run)
+    unsure = [c for c in verdict.checks if c.status is CheckStatus.UNVERIFIED and c.name not in allowed]
     if unsure:
         raise StoreError(f"run {run.manifest.run_id}: {unsure[0].name} is not verified ({unsure[0].detail}); {hint}")
     if verdict.sentence.startswith("interrupted"):
         raise StoreError(f"run {run.manifest.run_id} is incomplete ({verdict.sentence}), or {hint}")
+
+
+def _may_stay_unverified(run: RunData) -> frozenset[str]:
+    """By the gate that is stored with the run, which this version need not know in all its parts."""
+    validity = run.manifest.effective_gate.get("spec", {}).get("validity", {})
+    allowed = bool(validity.get("allow_unverified_cold"))
+    return ValiditySpec(allow_unverified_cold=allowed).may_stay_unverified
 
 
 def _kept_rows(run: RunData) -> Iterable[RequestRow]:

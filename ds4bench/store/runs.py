@@ -169,6 +169,14 @@ def load_run(run_id_or_path: str) -> RunData:
     )
 
 
+def load_begun(run_id: str | None) -> RunData | None:
+    """A run that was begun; None before. Suites and attributions note an id before its folder is made, so that a kill loses
+    no run, and a gate that is refused never gets one. Raises StoreError for a damaged run."""
+    if run_id is None or not (run_folder(run_id) / MANIFEST).exists():
+        return None
+    return load_run(run_id)
+
+
 def write_verdict(run_id: str, verdict: GateVerdict) -> None:
     """Keep a run's verdict."""
     documents.write_whole(run_folder(run_id) / VERDICT, documents.encode(verdict))

@@ -15,6 +15,7 @@ from ds4bench.verdicts.rules.comparison import Comparison, comparing_rules
 from ds4bench.verdicts.wording import percent
 
 if TYPE_CHECKING:
+    from ds4bench.spec.gate import GateSpec
     from ds4bench.spec.load import EffectiveGate
 
 
@@ -77,10 +78,15 @@ def _not_to_be_judged(evidence: Evidence, checks: Sequence[CheckResult]) -> tupl
     return None
 
 
+def left_unverified(spec: GateSpec, checks: Sequence[CheckResult]) -> list[CheckResult]:
+    """The checks that could not be verified and that the gate cannot do without."""
+    allowed = NEVER_BLOCKS | spec.validity.may_stay_unverified
+    return [check for check in checks if check.status is CheckStatus.UNVERIFIED and check.name not in allowed]
+
+
 def _unverified(evidence: Evidence, checks: Sequence[CheckResult]) -> tuple[Verdict, str] | None:
     """What could not be verified keeps a run from a verdict, unless the gate allows just that."""
-    allowed = NEVER_BLOCKS | ({"cold_verified"} if evidence.spec.validity.allow_unverified_cold else set())
-    open_checks = [c for c in checks if c.status is CheckStatus.UNVERIFIED and c.name not in allowed]
+    open_checks = left_unverified(evidence.spec, checks)
     return (Verdict.INCONCLUSIVE, open_checks[0].detail) if open_checks else None
 
 

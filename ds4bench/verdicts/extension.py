@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ds4bench.core import GateVerdict, RunData, Verdict
+from ds4bench.verdicts.evidence import gather
 
 if TYPE_CHECKING:
     from ds4bench.spec.load import EffectiveGate
@@ -16,6 +17,12 @@ def as_measured(gate: EffectiveGate, run: RunData) -> EffectiveGate:
     count, most = gate.spec.repeats.count, gate.spec.repeats.extend_to
     begun = any(row.phase == "measure" and row.repeat >= count for row in run.batches)
     return gate if most is None or not begun else extended(gate)
+
+
+def whole(gate: EffectiveGate, run: RunData) -> bool:
+    """Whether nothing is left to measure: every cell has all repeats of the gate that the run followed, those of an
+    extension that has begun included, or the run was stopped because its gate was decided."""
+    return gather(as_measured(gate, run), run, None).complete
 
 
 def extended(gate: EffectiveGate) -> EffectiveGate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ds4bench.client.prometheus import delta, parse_counters
-from ds4bench.errors import TargetError
+from ds4bench.errors import TargetDiedError, TargetError
 
 TEXT = """\
 # TYPE vllm:prompt_tokens_total counter
@@ -39,7 +39,7 @@ def test_growth_of_what_both_have() -> None:
 
 
 def test_a_counter_that_went_backwards_means_a_restart() -> None:
-    with pytest.raises(TargetError, match="a went backwards by 3"):
+    with pytest.raises(TargetDiedError, match="a went backwards by 3"):
         delta({"a": 4.0}, {"a": 1.0})
 
 

@@ -14,14 +14,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ds4bench.client.control import ControlClient
-from ds4bench.core import Answer, Cell, Fingerprint, Phase, PlannedRequest, RequestResult, RunData
-from ds4bench.errors import TargetDiedError
+from ds4bench.core import Answer, Cell, Fingerprint, Phase, PlannedRequest, RequestResult, RunData, Verdict
+from ds4bench.errors import TargetDiedError, TargetError
 from ds4bench.gate_runner import GateRunner
 from ds4bench.report.progress import SilentProgress
 from ds4bench.spec.load import EffectiveGate, load_gate
 from ds4bench.store import runs
 from ds4bench.targets.base import Endpoint, Report
 from ds4bench.targets.dialect import dialect_of
+from ds4bench.verdicts.decide import decide
 from ds4bench.workloads.base import Batch, one_request
 from tests.records import run_manifest
 from tests.serving import running
@@ -78,11 +79,31 @@ def _event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps({"model": "m", **value}).encode() + b"\n\n"
 
 
+class RestartedServe(DyingServe):
+    """Answers everything; after its first answer its counters begin anew, as those of another process at the address do."""
+
+    def __init__(self) -> None:
+        super().__init__("stop", dies=False)
+
+    def app(self) -> Starlette:
+        app = super().app()
+        app.router.routes.append(Route("/metrics", self.metrics))
+        return app
+
+    async def metrics(self, _: Request) -> Response:
+        counted = 3 if self.asked else 700
+        return Response(f"# TYPE vllm:prompt_tokens counter\nvllm:prompt_tokens_total {counted}\n")
+
+
 class Asks:
-    """One request a batch."""
+    """One request a batch. ``unprepared``: what building its prompts ends with."""
+
+    def __init__(self, unprepared: TargetError | None = None) -> None:
+        self.unprepared = unprepared
 
     async def prepare(self, endpoint: Endpoint, control: ControlClient) -> None:
-        return None
+        if self.unprepared is not None:
+            raise self.unprepared
 
     async def batch(self, cell: Cell, repeat: int, attempt: int, phase: Phase, control: ControlClient) -> Batch:
         body = {"model": "m", "messages": [], "stream": True}
@@ -101,11 +122,11 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EffectiveG
     yield load_gate("random", profile="smoke", repeats=1, directory=GATES, overrides=shape)
 
 
-async def measured(gate: EffectiveGate, serve: DyingServe) -> RunData:
+async def measured(gate: EffectiveGate, serve: DyingServe, unprepared: TargetError | None = None) -> RunData:
     with running(serve.app()) as url, runs.RunWriter.create(run_manifest(gate)) as writer:
         endpoint = Endpoint(url, "m", dialect_of("vllm"), Fingerprint(engine="vllm", model="m"))
         try:
-            await GateRunner(gate, serve, endpoint, Asks(), writer, SilentProgress(), probe_ms=None).run(None)
+            await GateRunner(gate, serve, endpoint, Asks(unprepared), writer, SilentProgress(), probe_ms=None).run(None)
         except TargetDiedError as error:
             writer.record_death(str(error))
     return runs.load_run("r1")
@@ -134,3 +155,26 @@ async def test_a_serve_that_only_failed_a_request_lives_and_its_batch_is_kept(ga
     assert run.died is None
     assert len(run.batches) == 1
     assert [row.result.ok for row in run.requests] == [False]
+
+
+async def test_a_serve_whose_counters_go_backwards_has_died_and_what_was_sent_is_kept(gate: EffectiveGate) -> None:
+    run = await measured(gate, RestartedServe())
+    assert run.died == "the counter prompt_tokens went backwards by 697: the serve restarted during the batch"
+    assert run.batches == []
+    assert [row.result.ok for row in run.requests] == [True]
+    verdict = decide(gate, run, None)
+    assert verdict.verdict is Verdict.INVALID
+    assert "went backwards" in verdict.sentence
+
+
+async def test_a_serve_that_is_gone_before_its_first_prompt_is_built_has_died(gate: EffectiveGate) -> None:
+    gone = DyingServe("stop")
+    gone.asked = True
+    run = await measured(gate, gone, TargetError("/tokenize cannot be reached"))
+    assert run.died == LAST_WORDS
+
+
+async def test_a_serve_that_lives_and_cannot_be_asked_for_prompts_is_a_usage_error(gate: EffectiveGate) -> None:
+    with pytest.raises(TargetError, match="no /tokenize") as caught:
+        await measured(gate, DyingServe("stop", dies=False), TargetError("no /tokenize"))
+    assert not isinstance(caught.value, TargetDiedError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from ds4bench.commands.gate import GateOptions, run_gate
 from ds4bench.core import Fingerprint, GateVerdict, Verdict
 from ds4bench.errors import Ds4BenchError, SpecError
 from ds4bench.report.progress import SilentProgress
-from ds4bench.run_session import Recording, Started, check_endpoint, prepare
+from ds4bench.run_session import Recording, Started, TargetOptions, check_endpoint, prepare, started
 from ds4bench.spec.load import load_gate
 from ds4bench.store import provenance, runs
 from ds4bench.targets.attach import AttachTarget
@@ -56,6 +57,31 @@ def test_nvml_is_open_while_a_serve_on_this_machine_is_recorded_and_for_no_other
     with Recording(prepared, serve, SilentProgress(), run_id="r1", role="candidate"):
         assert nvml.opened - before == int(local)
     assert nvml.opened == before
+
+
+class Launched:
+    """Stands for a serve that is there at once."""
+
+    async def start(self, _: Any) -> Endpoint:
+        return Endpoint("http://127.0.0.1:9", "m", dialect_of("vllm"), Fingerprint(engine="vllm", model="m"))
+
+    async def stop(self) -> None:
+        return None
+
+
+async def test_every_start_of_a_serve_is_told_from_every_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TargetOptions, "make", lambda *_: Launched())
+    told: dict[str, list[Any]] = {}
+    for name in ("embedded", "embedded", "attach"):
+        async with started(TargetOptions(name), tmp_path / "serve.log", "r1", SilentProgress()) as serve:
+            told.setdefault(name, []).append(serve.asked.get("serve_start"))
+    assert all(told["embedded"]) and len(set(told["embedded"])) == 2
+    assert told["attach"] == [None]  # nobody knows when it began
+
+
+def test_a_run_tells_the_tree_whose_engine_answered_it() -> None:
+    assert TargetOptions("embedded", tree=Path("/repo")).described()["tree"] == "/repo"
+    assert "tree" not in TargetOptions("embedded").described()
 
 
 @pytest.mark.parametrize(("overrides", "engine"), [(["request.endpoint=chat"], "hosted-deepseek"), ([], "vllm")])

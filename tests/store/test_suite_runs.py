@@ -105,3 +105,17 @@ def test_a_suites_state_holds_no_key(state: Path, monkeypatch: pytest.MonkeyPatc
     )
     assert "verysecret" not in (state / "suites" / "s3" / "suite.json").read_text()
     assert suite_runs.load("s3").asked == {"data": {"needle": "/tmp/***/x"}}
+
+
+def test_what_the_gate_allows_to_stay_unverified_needs_no_reason(run: Any, verdict: Any) -> None:
+    check = CheckResult(name="cold_verified", status=CheckStatus.UNVERIFIED, detail="no cached_tokens in usage")
+    good: RunData = msgspec.structs.replace(run(), verdict=msgspec.structs.replace(verdict(), checks=[check]))
+
+    def of_gate(allowed: bool) -> RunData:
+        gate = {"spec": {"validity": {"allow_unverified_cold": allowed}}}
+        return msgspec.structs.replace(good, manifest=msgspec.structs.replace(good.manifest, effective_gate=gate))
+
+    baselines.promote(of_gate(True), "box")
+    assert baselines.load_baseline("box").note is None
+    with pytest.raises(StoreError, match=r"cold_verified is not verified .*--force"):
+        baselines.promote(of_gate(False), "box2")

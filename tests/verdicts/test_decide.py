@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ds4bench.core import Answer, GateVerdict, Verdict
+from ds4bench.run_session import fit_for_baseline, outcome_of
 from ds4bench.verdicts.decide import decide
 
 
@@ -137,6 +138,13 @@ def test_gate_may_allow_unverified_cold_and_then_says_so(world: Any) -> None:
     verdict = verdict_of(world, "validity.allow_unverified_cold=true", result={"cached_tokens": None})
     assert verdict.verdict is Verdict.PASS
     assert any("cold is not verified" in note for note in verdict.notes)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_baseline_may_leave_unverified_what_the_gate_allows(world: Any, allowed: bool) -> None:
+    gate = world.gate(f"validity.allow_unverified_cold={str(allowed).lower()}")
+    run = world.run(gate, result={"cached_tokens": None})
+    assert fit_for_baseline(gate, outcome_of(gate, run, None)) is allowed
 
 
 def test_drifted_machine_is_inconclusive_even_for_a_slow_build(world: Any) -> None:

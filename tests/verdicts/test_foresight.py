@@ -11,7 +11,7 @@ from ds4bench.core import Noise, Verdict
 from ds4bench.stats.decision import Spread
 from ds4bench.stats.mde import minimum_detectable_effect
 from ds4bench.verdicts.decide import decide
-from ds4bench.verdicts.extension import as_measured, extended, extension_due
+from ds4bench.verdicts.extension import as_measured, extended, extension_due, whole
 from ds4bench.verdicts.foresight import foresee
 
 
@@ -103,8 +103,12 @@ def test_an_extended_run_is_judged_with_all_its_repeats_and_a_torn_extension_is_
     baseline = world.baseline(noisy(world, gate))
     run = noisy(world, longer)
     assert as_measured(gate, run).spec.repeats.count == 8
+    assert whole(gate, run)
     assert decide(gate, run, baseline).rules[0].estimate.candidate_repeats == 8
     cells = len(gate.spec.matrix.cells())
+    assert whole(gate, noisy(world, longer, batches_done=4 * cells))
+    assert not whole(gate, noisy(world, longer, batches_done=4 * cells - 1))
+    assert not whole(gate, noisy(world, longer, batches_done=4 * cells + 1))
     torn = decide(gate, noisy(world, longer, batches_done=4 * cells + 1), baseline)
     assert torn.verdict is Verdict.INCONCLUSIVE
     assert "interrupted: 17 of 32 batches" in torn.sentence

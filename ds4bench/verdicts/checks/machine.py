@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ds4bench.core import CheckResult
 from ds4bench.verdicts.checks.results import not_applicable, ok, unverified
 from ds4bench.verdicts.evidence import Evidence
@@ -30,25 +32,31 @@ def machine_steady(evidence: Evidence) -> CheckResult:
     theirs = [batch.probe_ms for batch in baseline.batches if batch.probe_ms] if baseline is not None else []
     if not ours or not theirs:
         return not_applicable(name, "no CPU probe of a comparable baseline")
-    return _as_fast(name, ours, theirs, evidence.spec.validity.machine_drift)
+    when = "when the baseline was measured"
+    again = "measure again, with a new baseline, when it is gone"
+    steady, sentence = as_fast(ours, theirs, evidence.spec.validity.machine_drift, when, again)
+    return ok(name, sentence) if steady else unverified(name, sentence)
 
 
-def _as_fast(name: str, ours: list[float], theirs: list[float], allowed: float) -> CheckResult:
+def as_fast(
+    ours: Sequence[float], theirs: Sequence[float], allowed: float, when: str, again: str
+) -> tuple[bool, str]:  # fmt: skip
+    """Whether the CPU probes of two runs show one speed up to ``allowed``, and the sentence that says so. ``when`` the other
+    was measured, ``again``: what helps where something shares the cores. Raises ValueError when a run has no probe."""
     from ds4bench.stats.machine_speed import speed
 
     found = speed(ours, theirs)
     word = "slower" if found.ratio >= 1 else "faster"
     change = f"{percent(abs(found.ratio - 1))} {word}"
-    sentence = f"this machine runs the fixed CPU probe {change} than when the baseline was measured"
+    sentence = f"this machine runs the fixed CPU probe {change} than {when}"
     if found.within(allowed):
-        return ok(name, sentence)
+        return True, sentence
     if found.beyond(allowed):
-        return unverified(name, sentence)
+        return False, sentence
     half = percent((found.high - found.low) / 2)
-    return unverified(
-        name,
+    return False, (
         f"{sentence}, but it differs from batch to batch (+-{half}; {percent(allowed)} is allowed): something shares the "
-        "cores, measure again, with a new baseline, when it is gone",
+        f"cores, {again}"
     )
 
 
