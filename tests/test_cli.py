@@ -122,6 +122,8 @@ def test_schema_is_json(tmp_path: Path) -> None:
         (["promote", "--suite", "smok"], "smoke; did you mean 'smoke'?"),
         (["promote", "--suite", "suite.yaml"], "suite.yaml:1: title: missing"),
         (["promote", "--suite", "smoke", "--baseline", "nobody"], "no baseline 'nobody'"),
+        (["promote", "--suite", "wrong.yaml"], "suite wrong.yaml: --set x: needs the form"),
+        (["ci", "--suite", "wrong.yaml"], "suite wrong.yaml: --set x: needs the form"),
         (["promote", "--resume", "20200101-000000-x"], "no suite run '20200101-000000-x'"),
         (["promote", "--suite", "smoke", "--data", "x"], "it needs the form GATE=PATH"),
         (["calibrate", "long-contxt"], "did you mean 'long-context'?"),
@@ -168,6 +170,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "broken.yaml").write_text("name: x\n  title: [unclosed\n")
     (tmp_path / "suite.yaml").write_text("name: suite\ngates: [needle]\n")
+    (tmp_path / "wrong.yaml").write_text("name: wrong\ntitle: t\ngates: [{gate: needle, overrides: [x]}]\n")
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe\x00name")
     (tmp_path / "lm.json").write_text('{"results": {"a": {"x": 1}}}')

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ds4bench.commands.gate import INTERRUPTED
-from ds4bench.commands.promote import Reports, data_paths, report
+from ds4bench.commands.promote import Reports, data_paths, jobs_of, report
 from ds4bench.core import Verdict
 from ds4bench.errors import SpecError
 from ds4bench.interleaved import InterleavedRunner, Side
@@ -45,7 +45,8 @@ def run_ci(options: CiOptions) -> int:
 
     options.reports.check()
     suite = _suite(options)
-    jobs = make_jobs(suite, data_paths(options.data))
+    data = data_paths(options.data)
+    jobs = make_jobs(suite, data) if options.gates else jobs_of(suite, options.suite or suite.name, data)
     head = working_tree(Path.cwd())
     progress = make_progress(quiet=options.reports.quiet or options.reports.json)
     run_id = new_id("ci")

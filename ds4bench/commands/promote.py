@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ds4bench import keys
 from ds4bench.commands.gate import INTERRUPTED
-from ds4bench.errors import SpecError
+from ds4bench.errors import SpecError, WorkloadError
 from ds4bench.run_session import RunInterruptedError, TargetOptions
-from ds4bench.spec.suite import load_suite
+from ds4bench.spec.suite import SuiteSpec, load_suite
 from ds4bench.store import ids, suite_runs
-from ds4bench.suite_runner import SuiteRunner, lines_of, make_jobs, reopen
+from ds4bench.store.suite_runs import SuiteGate
+from ds4bench.suite_runner import Job, SuiteRunner, lines_of, make_jobs, reopen
 from ds4bench.targets.choice import Serving
 from ds4bench.targets.pacing import Account
 from ds4bench.verdicts.exit_codes import EXIT
@@ -64,7 +65,7 @@ def run_promote(options: PromoteOptions) -> int:
     state, target = _state(options)
     target.check()
     suite = load_suite(state.suite)
-    jobs = make_jobs(suite, _paths(state.asked.get("data")), state.gates)
+    jobs = jobs_of(suite, state.suite, _paths(state.asked.get("data")), state.gates)
     state.gates = [job.record for job in jobs]
     _keep_account(state, target.serving.account)
     progress = make_progress(quiet=options.reports.quiet or options.reports.json)
@@ -91,6 +92,19 @@ def report(outcome: Promotion, head: Mapping[str, Any], suite: str, reports: Rep
         write_junit(reports.junit, outcome, suite)
     if reports.summary:
         append_summary(reports.summary, outcome, head)
+
+
+def jobs_of(
+    suite: SuiteSpec, origin: str, data: Mapping[str, str], records: Sequence[SuiteGate] = ()
+) -> list[Job]:  # fmt: skip
+    """The suite's gates, ready to run. Raises SpecError or WorkloadError that names the suite where ``origin``'s file, and no
+    option, is to blame."""
+    try:
+        return make_jobs(suite, data, records)
+    except (SpecError, WorkloadError) as error:
+        if str(error).startswith("--data"):
+            raise
+        raise type(error)(f"suite {origin}: {error}") from None
 
 
 def data_paths(pairs: Sequence[str]) -> dict[str, str]:
