@@ -73,15 +73,24 @@ class ZeroFailuresRule(SpecModel):
 class ScoreRule(SpecModel):
     """The mean of one score of the answers must reach a threshold; needs no baseline.
 
-    ``early_stop`` ends the run between two batches of items once no remaining item can change the outcome.
+    ``among`` names another score: only answers in which that is above 0 count, so that those which could not lose ``score``
+    do not hide the ones that did. ``early_stop`` ends the run between two batches of items once no remaining item can change
+    the outcome.
     """
 
     kind: Literal["score"]
     name: RuleName
     score: RuleName
     threshold: Share
+    among: RuleName | None = None
     random_weights: Literal["skip", "judge"] = "skip"
     early_stop: bool = False
+
+    @model_validator(mode="after")
+    def _stops_over_all(self) -> ScoreRule:
+        if self.among is not None and self.early_stop:
+            raise ValueError("early_stop needs all answers: leave among out")
+        return self
 
 
 class RecallRule(SpecModel):
