@@ -30,6 +30,7 @@ from ds4bench.spec.rules import PairedItemsRule
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early
 from ds4bench.verdicts.foresight import foresee
+from ds4bench.verdicts.promotion import SuiteLine, promotion
 from tests.records import baseline_of, batch_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -133,6 +134,26 @@ def test_200_questions_fail_at_185_right_and_are_at_best_inconclusive(right: int
     gate = gate_of("limit200")
     run = run_of(gate, once(np.arange(200) < right))
     assert decide(gate, run, baseline_of(run)).verdict is verdict
+
+
+FLOORED = ("rules.strict.floor=0.92", "rules.strict.early_stop=false")
+
+
+def test_a_fail_by_the_floor_is_none_of_the_suites_comparisons() -> None:
+    """Few more were lost than won, so McNemar's p is large, but the floor's exact test has decided."""
+    gate = gate_of("smoke", *FLOORED)
+    low = np.arange(60) < 40
+    verdict = decide(gate, run_of(gate, once(low)), baseline_of(run_of(gate, once(np.arange(60) < 41))))
+    assert verdict.verdict is Verdict.FAIL
+    assert (verdict.rules[0].p, "under the floor" in verdict.sentence) == (None, True)
+    line = SuiteLine("gsm8k", "smoke").with_verdict(verdict, "r")
+    others = [RuleResult(rule="ttft", verdict=Verdict.PASS, sentence="", p=0.4) for _ in range(5)]
+    suite = [line, *(SuiteLine("g", "smoke", Verdict.PASS, rules=(rule,)) for rule in others)]
+    assert promotion(suite).verdict is Verdict.FAIL
+
+    compared = decide(gate, run_of(gate, once(np.arange(60) < 58)), baseline_of(run_of(gate, once(np.ones(60)))))
+    assert compared.rules[0].p is not None  # above the floor it takes part
+    assert compared.rules[0].fail_alpha == 0.01
 
 
 def test_losses_and_gains_that_tie_are_no_loss() -> None:

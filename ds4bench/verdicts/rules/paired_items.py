@@ -90,7 +90,8 @@ def _pass_fail(rule: PairedItemsRule, evidence: Evidence, pairs: Pairs, name: st
     p = mcnemar_loss(counts.lost, counts.won) if len(plan.looks) == 1 else None  # with looks it would claim too much
     if decided is not None and decided.decision in ("pass", "fail"):
         verdict = Verdict.PASS if decided.decision == "pass" else Verdict.FAIL
-        return _result(rule, verdict, f"{sentence}; {decided.reason}", p)
+        # The floor's test is exact and none of the suite's comparisons: McNemar's p is not what it rests on.
+        return _result(rule, verdict, f"{sentence}; {decided.reason}", None if decided.under_floor else p)
     right = sum(ours)
     under = rule.floor is not None and right < rule.floor * len(ours)
     why = (
@@ -252,7 +253,14 @@ def _named(items: Sequence[Item]) -> str:
 
 
 def _result(rule: PairedItemsRule, verdict: Verdict, sentence: str, p: float | None = None) -> RuleResult:
-    return RuleResult(rule=rule.name, verdict=verdict, sentence=f"{sentence}: {verdict}", margin=rule.margin, p=p)
+    return RuleResult(
+        rule=rule.name,
+        verdict=verdict,
+        sentence=f"{sentence}: {verdict}",
+        margin=rule.margin,
+        p=p,
+        fail_alpha=rule.fail_alpha,
+    )
 
 
 def _random_weights(evidence: Evidence) -> bool:
