@@ -334,6 +334,7 @@ class RuleResult(msgspec.Struct, frozen=True, kw_only=True):
         None  # one-sided, of "no worse than the baseline", for Holm over a suite; None: no such test decides
     )
     fail_alpha: float | None = None  # the level of that test where the rule states one
+    absolute: bool = False  # a rule that compares says this, but it rests on a limit that asks no baseline
 
 
 class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -205,7 +205,8 @@ class PairedItemsRule(SpecModel):
 
     ``pass_fail`` (scores 0 and 1, each item once): FAIL by the exact McNemar test at ``fail_alpha`` with a loss beyond the
     margin, or by the exact test that the share right is under ``floor``; PASS when a loss of the margin is excluded at
-    ``pass_alpha``. With ``early_stop`` looks are taken on the way and both levels are held over all of them.
+    ``pass_alpha``. With a floor its test and McNemar's have half of ``fail_alpha`` each. With ``early_stop`` looks are taken on
+    the way and all levels are held over all of them.
     ``fraction`` (points, several rounds): an item is its mean over cells and repeats; bootstrap and sign flips over items.
     ``band`` is a published range of the share right, shown and never deciding.
     """
