@@ -320,10 +320,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rule says. ``cell`` is None for a rule over all cells. ``primary`` rules can PASS or FAIL a gate.
-
-    ``p`` is the one-sided p of "no worse than the baseline", for Holm over the gates of a suite; None without such a test.
-    """
+    """What one rule says. ``cell`` is None for a rule over all cells. ``primary`` rules can PASS or FAIL a gate."""
 
     rule: str
     verdict: Verdict
@@ -333,7 +330,11 @@ class RuleResult(msgspec.Struct, frozen=True, kw_only=True):
     margin: float | None = None
     estimate: Estimate | None = None
     repeats_needed: int | None = None
-    p: float | None = None
+    p: float | None = (
+        None  # one-sided, of "no worse than the baseline", for Holm over a suite; None: no such test decides
+    )
+    fail_alpha: float | None = None  # the level of that test where the rule states one
+    absolute: bool = False  # a rule that compares says this, but it rests on a limit that asks no baseline
 
 
 class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import json
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model, field_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from ds4bench.core import Cell, RunManifest
 from ds4bench.spec.base import MatrixSpec, OptionsSpec, PositiveInt, Share, SpecModel
@@ -119,6 +119,19 @@ class GateSpec(SpecModel):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"two rules are named {', '.join(twice)}; every rule needs its own name")
+        return value
+
+    @field_validator("rules")
+    @classmethod
+    def _stops_between_batches_of_items(cls, value: list[Rule], info: ValidationInfo) -> list[Rule]:
+        """Elsewhere nobody knows how many items are to come, and every look would spend the error rate of the last one."""
+        matrix = info.data.get("matrix")  # missing where it has a mistake of its own
+        early = [rule.name for rule in value if getattr(rule, "early_stop", False)]
+        if early and isinstance(matrix, MatrixSpec) and matrix.items() is None:
+            raise ValueError(
+                f"{early[0]}: early_stop works only where cells are batches of items (matrix.limit, matrix.batch); "
+                "leave it out"
+            )
         return value
 
     @field_validator("purpose")

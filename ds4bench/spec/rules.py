@@ -73,15 +73,24 @@ class ZeroFailuresRule(SpecModel):
 class ScoreRule(SpecModel):
     """The mean of one score of the answers must reach a threshold; needs no baseline.
 
-    ``early_stop`` ends the run between two batches of items once no remaining item can change the outcome.
+    ``among`` names another score: only answers in which that is above 0 count, so that those which could not lose ``score``
+    do not hide the ones that did. ``early_stop``, where cells are batches of items, ends the run between two of them once no
+    remaining item can change the outcome.
     """
 
     kind: Literal["score"]
     name: RuleName
     score: RuleName
     threshold: Share
+    among: RuleName | None = None
     random_weights: Literal["skip", "judge"] = "skip"
     early_stop: bool = False
+
+    @model_validator(mode="after")
+    def _stops_over_all(self) -> ScoreRule:
+        if self.among is not None and self.early_stop:
+            raise ValueError("early_stop needs all answers: leave among out")
+        return self
 
 
 class RecallRule(SpecModel):
@@ -196,7 +205,8 @@ class PairedItemsRule(SpecModel):
 
     ``pass_fail`` (scores 0 and 1, each item once): FAIL by the exact McNemar test at ``fail_alpha`` with a loss beyond the
     margin, or by the exact test that the share right is under ``floor``; PASS when a loss of the margin is excluded at
-    ``pass_alpha``. With ``early_stop`` looks are taken on the way and both levels are held over all of them.
+    ``pass_alpha``. With a floor its test and McNemar's have half of ``fail_alpha`` each. With ``early_stop``, where cells are
+    batches of items, looks are taken on the way and all levels are held over all of them.
     ``fraction`` (points, several rounds): an item is its mean over cells and repeats; bootstrap and sign flips over items.
     ``band`` is a published range of the share right, shown and never deciding.
     """

@@ -99,6 +99,16 @@ class Look:
     net_lost_to_pass: int | None
     right_to_fail: int | None
 
+    @property
+    def under_floor(self) -> bool:
+        """Whether the floor's test alone fails here, whatever the comparison says."""
+        return self.right_to_fail is not None and self.right <= self.right_to_fail
+
+    def lost_more_than(self, margin: float) -> bool:
+        """Whether the comparison alone fails here: items were lost, and more than the margin (a share of the items)."""
+        shown = self.lost_to_fail is not None and self.lost >= self.lost_to_fail
+        return shown and self.lost - self.won > margin * self.items
+
 
 @dataclass(frozen=True)
 class FloorLook:
@@ -164,11 +174,11 @@ def _walk(plan: Plan, ends: list[int], lost: list[int], won: list[int], right: l
 
 
 def _decide(plan: Plan, at: Look) -> tuple[Decision, str]:
-    if at.right_to_fail is not None and at.right <= at.right_to_fail:
+    if at.under_floor:
         return "fail", f"accuracy is under the floor of {100 * (plan.floor or 0):g} %"
-    net = at.lost - at.won
-    if at.lost_to_fail is not None and at.lost >= at.lost_to_fail and net > plan.margin * at.items:
+    if at.lost_more_than(plan.margin):
         return "fail", "items were lost, and more than the margin"
+    net = at.lost - at.won
     above_floor = plan.floor is None or at.right >= plan.floor * at.items
     if at.net_lost_to_pass is not None and net <= at.net_lost_to_pass and above_floor:
         return "pass", "a loss beyond the margin is excluded"

@@ -15,7 +15,7 @@ from ds4bench.trust.expectations import Row
 
 SCHEMA = 1
 _TIMED_KINDS = frozenset({"ratio", "geomean_ratio", "limit", "scaling"})
-_TIMED_CHECKS = frozenset({"client_not_starved", "machine_quiet", "gpu_quiet", "machine_steady"})
+_TIMED_CHECKS = frozenset({"warmed_up", "client_not_starved", "machine_quiet", "gpu_quiet", "machine_steady"})
 _BAD = ("FAIL", "INVALID")
 
 GateHashes = Callable[[str], str]

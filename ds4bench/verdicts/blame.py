@@ -1,4 +1,7 @@
-"""What a commit is not blamed for: absolute rules that the commit before it breaks too. Pure."""
+"""What a commit is not blamed for: absolute rules that the commit before it breaks too. Pure.
+
+An absolute rule asks no baseline: one of an absolute kind, or the floor of a rule that compares (``RuleResult.absolute``).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ def breaks_absolute_rule(spec: GateSpec, verdict: GateVerdict) -> bool:
     """Whether a FAIL rests, perhaps among others, on a rule that asks no baseline, so that it blames nobody yet."""
     names = _absolute(spec)
     return verdict.verdict is Verdict.FAIL and any(
-        rule.verdict is Verdict.FAIL and rule.rule in names for rule in verdict.rules
+        rule.verdict is Verdict.FAIL and _is_absolute(rule, names) for rule in verdict.rules
     )
 
 
@@ -27,9 +30,14 @@ def without_what_base_fails(spec: GateSpec, head: GateVerdict, base: GateVerdict
         return head
     names = _absolute(spec)
     both = {
-        (rule.rule, rule.cell): rule for rule in base.rules if rule.verdict is Verdict.FAIL and rule.rule in names
-    }  # fmt: skip
-    rules = [_excused(rule, both.get((rule.rule, rule.cell)), label) for rule in head.rules]
+        (rule.rule, rule.cell): rule
+        for rule in base.rules
+        if rule.verdict is Verdict.FAIL and _is_absolute(rule, names)
+    }
+    rules = [
+        _excused(rule, both.get((rule.rule, rule.cell)) if _is_absolute(rule, names) else None, label)
+        for rule in head.rules
+    ]
     verdict, sentence = combine(rules)
     return msgspec.structs.replace(head, verdict=verdict, sentence=sentence, rules=rules)
 
@@ -43,6 +51,10 @@ def _excused(rule: RuleResult, base: RuleResult | None, label: str) -> RuleResul
     return msgspec.structs.replace(
         rule, verdict=Verdict.INCONCLUSIVE, primary=True, sentence=f"{sentence}: {Verdict.INCONCLUSIVE}"
     )
+
+
+def _is_absolute(rule: RuleResult, names: set[str]) -> bool:
+    return rule.absolute or rule.rule in names
 
 
 def _absolute(spec: GateSpec) -> set[str]:

@@ -2,7 +2,8 @@
 
 INVALID > FAIL > INCONCLUSIVE > PASS. SKIPPED counts as INCONCLUSIVE unless the suite lets the gate be skipped. The gates'
 primary comparisons are a family of tests: a FAIL that rests on them alone stands only after Holm's correction over the
-family (``stats/holm.py``), so that a suite of ten gates blames an unchanged build as seldom as one gate does.
+family (``stats/holm.py``), so that a suite of ten gates blames an unchanged build as seldom as one gate does. A rule that
+states its own level is held to that. A FAIL by an absolute limit, a floor among them, has no p and no part in this.
 """
 
 from __future__ import annotations
@@ -69,11 +70,15 @@ def after_holm(lines: Sequence[SuiteLine]) -> list[SuiteLine]:
         failed = [rule for rule in line.rules if rule.verdict is Verdict.FAIL]
         if line.verdict is not Verdict.FAIL or not failed or not all(_in_family(rule) for rule in failed):
             continue
-        ps = [p for (i, rule), p in zip(family, adjusted, strict=True) if i == place and rule in failed]
-        level = levels(line.looks).fail_level
-        if min(ps) > level:
+        found = [
+            (p, _level(rule, line.looks))
+            for (i, rule), p in zip(family, adjusted, strict=True)
+            if i == place and rule in failed
+        ]
+        if all(p > level for p, level in found):
+            p, level = min(found, key=lambda pair: pair[0] / pair[1])
             why = (
-                f"{failed[0].sentence.removesuffix(': FAIL')}; p {min(ps):.2g} after Holm over {len(family)} comparisons "
+                f"{failed[0].sentence.removesuffix(': FAIL')}; p {p:.2g} after Holm over {len(family)} comparisons "
                 f"of the suite, {level:g} is asked: INCONCLUSIVE"
             )
             corrected[place] = replace(line, verdict=Verdict.INCONCLUSIVE, sentence=why)
@@ -82,6 +87,11 @@ def after_holm(lines: Sequence[SuiteLine]) -> list[SuiteLine]:
 
 def _in_family(rule: RuleResult) -> bool:
     return rule.primary and rule.cell is None and rule.p is not None
+
+
+def _level(rule: RuleResult, looks: int) -> float:
+    """The level that a rule's FAIL is held to: its own, else that of one of the gate's looks."""
+    return levels(looks).fail_level if rule.fail_alpha is None else rule.fail_alpha
 
 
 def _counts_as(line: SuiteLine) -> Verdict:

@@ -203,6 +203,22 @@ def test_two_rules_of_one_name_are_a_mistake(tmp_path: Path) -> None:
     assert message == "small.yaml:13: rules: two rules are named ttft; every rule needs its own name"
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{name: ended, kind: paired_items, score: v1-jasl, margin: 0.1, early_stop: true}",
+        "{name: ended, kind: score, score: v1-jasl, threshold: 0.5, early_stop: true}",
+    ],
+)
+def test_an_early_stop_where_cells_are_no_batches_of_items_is_a_mistake(rule: str) -> None:
+    """Nobody knows there how many items are to come, so that each look would spend the whole error rate."""
+    with pytest.raises(SpecError) as caught:
+        load_gate("toolcall-15", directory=GATES, overrides=[f"rules=[{rule}]"])
+    (line,) = str(caught.value).splitlines()
+    assert "rules: ended: early_stop works only where cells are batches of items" in line
+    assert load_gate("gsm8k", directory=GATES).spec.matrix.items() == 1319  # has one, and may
+
+
 def test_key_given_twice_is_a_mistake_that_names_both_lines(tmp_path: Path) -> None:
     message = mistake(tmp_path, SMALL.replace("seed: 1\n", "seed: 1\ntitle: Again\n"))
     assert message == "small.yaml:6: title: the key stands here twice, first in line 2"

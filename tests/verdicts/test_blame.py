@@ -15,7 +15,7 @@ from ds4bench.spec.load import EffectiveGate, load_gate
 from ds4bench.spec.suite import SuiteEntry
 from ds4bench.store.suite_runs import SuiteGate
 from ds4bench.suite_runner import Job
-from ds4bench.verdicts.blame import without_what_base_fails
+from ds4bench.verdicts.blame import breaks_absolute_rule, without_what_base_fails
 from ds4bench.verdicts.decide import combine
 from ds4bench.verdicts.promotion import SuiteLine
 from tests.records import batch_row, run_manifest
@@ -65,6 +65,14 @@ def test_another_cell_that_the_base_fails_excuses_nothing_and_a_single_cell_keep
 def test_a_comparison_is_never_excused() -> None:
     head = verdict_of(rule("ttft", F), rule("recall", P))
     assert blamed(head, verdict_of(rule("ttft", F), rule("recall", P))) == head
+
+
+def test_a_floor_is_absolute_and_the_comparison_of_the_same_rule_is_not() -> None:
+    floor, lost = rule("strict", F, absolute=True), rule("strict", F)
+    assert blamed(verdict_of(floor), verdict_of(floor)).verdict is U
+    assert blamed(verdict_of(floor), verdict_of(rule("strict", U))).verdict is F
+    assert blamed(verdict_of(lost), verdict_of(floor)).verdict is F
+    assert breaks_absolute_rule(GATE.spec, verdict_of(floor)) and not breaks_absolute_rule(GATE.spec, verdict_of(lost))
 
 
 SMALL = load_gate("toolcall-15", profile="smoke")  # nothing in it compares

@@ -43,6 +43,38 @@ def test_places_count_up_to_the_first_fork_and_a_low_margin_fork_is_no_disagreem
     assert (high.places, high.agreed, high.forked) == (3, 2, False)
 
 
+def test_a_reply_that_ends_where_the_other_goes_on_differs_there() -> None:
+    whole, early = reply("abcdefghij"), reply("abcdef")
+    for ours, theirs in ((early, whole), (whole, early)):
+        found = compare(ours, theirs, 0.5, 3)
+        assert (found.places, found.agreed, found.forked) == (7, 6, False)
+        assert len(found.overlaps) == len(found.errors) == 6  # of the seventh only one side tells
+
+
+def test_an_early_end_where_the_longer_reply_was_hardly_going_on_is_a_fork() -> None:
+    found = compare(reply("abcdef"), reply("abcdefghij", sure=0.4), 0.5, 3)
+    assert (found.places, found.agreed, found.forked, found.length) == (6, 6, True, 10)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("abcd", "abcde"), ("abcde", "abcd"), ("abcd", "abcd")])
+def test_an_end_token_that_only_one_engine_tells_is_no_difference(ours: str, theirs: str) -> None:
+    found = compare(reply(ours), reply(theirs), 0.5, 3)
+    assert (found.places, found.agreed, found.forked) == (4, 4, False)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "verdict"),
+    [
+        ("abcdef", Verdict.FAIL),  # each reply ends at 60 % of the reference's
+        ("abcdefghij", Verdict.PASS),
+        ("abcdefghi", Verdict.PASS),  # without the end token
+        ("abcdefghijkl", Verdict.FAIL),  # no reply finds its end
+    ],
+)
+def test_a_serve_whose_replies_end_elsewhere_does_not_agree(tokens: str, verdict: Verdict) -> None:
+    assert judge("agreement", oracle_evidence(reply(tokens), reply("abcdefghij")))[0].verdict is verdict
+
+
 def test_a_difference_where_tokens_of_one_text_hide_each_other_is_no_evidence() -> None:
     """Two special tokens without a text: the reference's best rival is behind its best token's name."""
     ours, theirs = reply("abcd"), reply("abcd")

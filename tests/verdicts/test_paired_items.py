@@ -27,9 +27,11 @@ from ds4bench.core import (
 from ds4bench.spec.gate import GateSpec, parse_gate
 from ds4bench.spec.load import EffectiveGate, effective, load_gate
 from ds4bench.spec.rules import PairedItemsRule
+from ds4bench.verdicts.blame import without_what_base_fails
 from ds4bench.verdicts.decide import decide
 from ds4bench.verdicts.early import decided_early
 from ds4bench.verdicts.foresight import foresee
+from ds4bench.verdicts.promotion import SuiteLine, promotion
 from tests.records import baseline_of, batch_row, run_manifest
 
 GATES = Path(__file__).parents[2] / "gates"
@@ -133,6 +135,61 @@ def test_200_questions_fail_at_185_right_and_are_at_best_inconclusive(right: int
     gate = gate_of("limit200")
     run = run_of(gate, once(np.arange(200) < right))
     assert decide(gate, run, baseline_of(run)).verdict is verdict
+
+
+FLOORED = ("rules.strict.floor=0.92", "rules.strict.early_stop=false")
+
+
+def test_a_fail_by_the_floor_is_none_of_the_suites_comparisons() -> None:
+    """Few more were lost than won, so McNemar's p is large, but the floor's exact test has decided."""
+    gate = gate_of("smoke", *FLOORED)
+    low = np.arange(60) < 40
+    verdict = decide(gate, run_of(gate, once(low)), baseline_of(run_of(gate, once(np.arange(60) < 41))))
+    assert verdict.verdict is Verdict.FAIL
+    assert (verdict.rules[0].p, "under the floor" in verdict.sentence) == (None, True)
+    line = SuiteLine("gsm8k", "smoke").with_verdict(verdict, "r")
+    others = [RuleResult(rule="ttft", verdict=Verdict.PASS, sentence="", p=0.4) for _ in range(5)]
+    suite = [line, *(SuiteLine("g", "smoke", Verdict.PASS, rules=(rule,)) for rule in others)]
+    assert promotion(suite).verdict is Verdict.FAIL
+
+    compared = decide(gate, run_of(gate, once(np.arange(60) < 58)), baseline_of(run_of(gate, once(np.ones(60)))))
+    assert compared.rules[0].p is not None  # above the floor it takes part
+    assert compared.rules[0].fail_alpha == 0.01
+
+
+def test_a_base_as_far_under_the_floor_excuses_head_in_ci_unless_items_were_lost() -> None:
+    gate = gate_of("smoke", *FLOORED)
+    right = {name: np.arange(60) < count for name, count in {"base": 40, "same": 40, "worse": 20}.items()}
+    runs = {name: run_of(gate, once(answers)) for name, answers in right.items()}
+    alone = decide(gate, runs["base"], None)
+    against = {name: decide(gate, runs[name], baseline_of(runs["base"])) for name in ("same", "worse")}
+    assert {verdict.verdict for verdict in (alone, *against.values())} == {Verdict.FAIL}
+    excused = {name: without_what_base_fails(gate.spec, verdict, alone, "abc") for name, verdict in against.items()}
+    assert excused["same"].verdict is Verdict.INCONCLUSIVE
+    assert "base abc fails it too" in excused["same"].sentence
+    assert excused["worse"].verdict is Verdict.FAIL
+
+
+def test_a_run_that_the_floor_stops_finds_the_same_bounds_when_it_is_compared_afterwards() -> None:
+    """In ``ds4bench ci`` a run has no baseline while it is measured, and its verdict has one."""
+    gate, stopped = gate_of("full", "matrix.limit=400"), 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        answers = rng.random(400) < 0.86
+        whole = run_of(gate, once(answers))
+        for cells in range(1, len(whole.batches) + 1):
+            asked = {batch.cell for batch in whole.batches[:cells]}
+            part = msgspec.structs.replace(
+                whole, batches=whole.batches[:cells], scripts=[s for s in whole.scripts if s.cell in asked],
+                requests=[r for r in whole.requests if r.cell in asked],
+            )  # fmt: skip
+            if reason := decided_early(gate, part, None):
+                part = msgspec.structs.replace(part, stopped=reason)
+                verdict = decide(gate, part, baseline_of(whole)).rules[0]
+                assert (verdict.verdict, verdict.absolute) == (Verdict.FAIL, True)
+                stopped += 1
+                break
+    assert stopped >= 6
 
 
 def test_losses_and_gains_that_tie_are_no_loss() -> None:

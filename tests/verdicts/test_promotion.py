@@ -65,6 +65,18 @@ def test_a_fail_for_another_reason_stands_whatever_the_family() -> None:
         assert after_holm(lines)[-1].verdict is F
 
 
+def test_a_rule_with_a_level_of_its_own_is_held_to_that() -> None:
+    def own(p: float, alpha: float) -> SuiteLine:
+        rule = RuleResult(rule="strict", verdict=F, sentence="lost: FAIL", p=p, fail_alpha=alpha)
+        return SuiteLine("gsm8k", "smoke", F, "lost: FAIL", rules=(rule,))
+
+    many = [line(P, 0.5) for _ in range(4)]
+    assert after_holm([*many, own(0.008, 0.05)])[-1].verdict is F  # 0.04 after Holm
+    weak = after_holm([*many, own(0.0009, 0.001)])[-1]
+    assert weak.verdict is U
+    assert "p 0.0045 after Holm over 5 comparisons of the suite, 0.001 is asked" in weak.sentence
+
+
 def test_ten_gates_of_an_unchanged_build_are_blamed_as_seldom_as_one() -> None:
     rng, blamed = np.random.default_rng(5), 0
     for _ in range(2000):

@@ -200,12 +200,10 @@ def test_a_limit_holds_for_the_worst_cell(rule: str, expected: Verdict, part: st
 
 def items_gate(limit: int = 100, threshold: float = 0.9) -> EffectiveGate:
     """A gate of scored items; no shipped workload has some yet, so a shipped gate gets their matrix."""
-    base = gate(
-        f"rules=[{{name: exact, kind: score, score: exact, threshold: {threshold}, early_stop: true}}]", repeats=1
-    )
-    return effective(
-        base.spec.model_copy(update={"matrix": ItemBatches(limit=limit, batch=10, concurrency=4)}), "smoke"
-    )
+    base = gate(f"rules=[{{name: exact, kind: score, score: exact, threshold: {threshold}}}]", repeats=1).spec
+    rules = [rule.model_copy(update={"early_stop": True}) for rule in base.rules]
+    matrix = ItemBatches(limit=limit, batch=10, concurrency=4)
+    return effective(base.model_copy(update={"matrix": matrix, "rules": rules}), "smoke")
 
 
 def items_run(effective_gate: EffectiveGate, right: list[bool], *, stopped: str | None = None) -> RunData:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from ds4bench.cli import app
 from ds4bench.errors import StoreError, WorkloadError
+from ds4bench.spec.load import load_gate
 from ds4bench.workloads.toolcall15.scenario import load_battery
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,12 +103,14 @@ def gate(name: str, url: str, *changes: str) -> dict[str, Any]:
 
 
 def toolcall(url: str, threshold: float = 0.1) -> dict[str, Any]:
-    least = {"v1-jasl": threshold, "clean": 0.6}
-    rules = [
-        {"name": name, "kind": "score", "score": name, "threshold": share, "random_weights": "judge"}
-        for name, share in least.items()
-    ]
-    return gate("toolcall-15", url, "matrix.concurrency=1", "options.scenarios=null", f"rules={json.dumps(rules)}")
+    rule = {"name": "score", "kind": "score", "score": "v1-jasl", "threshold": threshold, "random_weights": "judge"}
+    return gate("toolcall-15", url, "matrix.concurrency=1", "options.scenarios=null", f"rules={json.dumps([rule])}")
+
+
+def shipped(url: str, *changes: str) -> dict[str, Any]:
+    """toolcall-15 with the rules of its file; the scripted model counts as one of random weights, so it is said to judge."""
+    sets = ("matrix.concurrency=1", "options.scenarios=null", "rules.clean.random_weights=judge", *changes)
+    return gate("toolcall-15", url, *sets)
 
 
 def points(document: dict[str, Any]) -> list[dict[str, float]]:
@@ -150,11 +153,24 @@ def test_thinking_that_is_ignored_makes_both_gates_invalid(urls: dict[str, str])
         assert "thinking was asked for" in found["verdict"]["sentence"]
 
 
-def test_a_marker_that_leaks_fails_toolcall_15_only_where_calls_are_made(urls: dict[str, str]) -> None:
-    found = toolcall(urls["dsml-split-leak"])
-    clean = [scores["clean"] for scores in points(found)]
-    assert clean == [pytest.approx(14 / 15)] * 2  # of the fifteen only TC-01 calls a tool here
+@pytest.mark.parametrize("profile", ["smoke", "full"])
+def test_a_marker_that_leaks_fails_toolcall_15_by_its_shipped_rule_however_seldom_a_tool_is_called(
+    urls: dict[str, str], profile: str
+) -> None:
+    least = {rule.name: rule.threshold for rule in load_gate("toolcall-15", profile=profile).spec.rules
+             if rule.kind == "score"}["clean"]  # fmt: skip
+    found = shipped(urls["dsml-split-leak"], f"rules.clean.threshold={least}")
+    assert found["verdict"]["verdict"] == "FAIL"
+    [clean] = [rule for rule in found["verdict"]["rules"] if rule["rule"] == "clean"]
+    assert clean["verdict"] == "FAIL"
+    assert "clean 0.0 % over 2 answers" in clean["sentence"]
+    assert [scores["clean"] for scores in points(found)] == [pytest.approx(14 / 15)] * 2  # only TC-01 calls a tool here
     assert [scores["tc-01"] for scores in points(found)] == [1.0, 1.0]
+
+
+def test_a_healthy_parser_passes_the_shipped_rule(urls: dict[str, str]) -> None:
+    rules = shipped(urls[HEALTHY])["verdict"]["rules"]
+    assert {rule["rule"]: rule["verdict"] for rule in rules}["clean"] == "PASS"
 
 
 def parity(url: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ ALWAYS = ("server_alive", "all_requests_ok", "model_identity")
 """Checks of every gate, those first that explain others."""
 TIMED = (
     *("possible_values", "token_counts_agree", "ttft_sources_agree"),
-    *("client_not_starved", "machine_quiet", "gpu_quiet", "machine_steady"),
+    *("warmed_up", "client_not_starved", "machine_quiet", "gpu_quiet", "machine_steady"),
 )
 """Checks of every gate that judges times."""
 

@@ -35,6 +35,7 @@ from ds4bench.verdicts.checks.speculation import speculation_effective
 from ds4bench.verdicts.checks.tokens import token_counts_agree
 from ds4bench.verdicts.checks.turns import arrivals_overlap, conversations_grow
 from ds4bench.verdicts.checks.values import possible_values
+from ds4bench.verdicts.checks.warm import warmed_up
 from ds4bench.verdicts.evidence import Evidence
 
 Check = Callable[[Evidence], CheckResult]
@@ -68,6 +69,7 @@ CHECKS: dict[str, Check] = {
     "possible_values": possible_values,
     "token_counts_agree": token_counts_agree,
     "ttft_sources_agree": ttft_sources_agree,
+    "warmed_up": warmed_up,
     "client_not_starved": client_not_starved,
     "machine_quiet": machine_quiet,
     "gpu_quiet": gpu_quiet,

@@ -18,9 +18,9 @@ def failed(name: str, detail: str, batches: Iterable[Batch] = ()) -> CheckResult
     return CheckResult(name=name, status=CheckStatus.FAILED, detail=detail, cells=cells_of(batches))
 
 
-def unverified(name: str, detail: str) -> CheckResult:
+def unverified(name: str, detail: str, batches: Iterable[Batch] = ()) -> CheckResult:
     """It cannot be told: no PASS."""
-    return CheckResult(name=name, status=CheckStatus.UNVERIFIED, detail=detail)
+    return CheckResult(name=name, status=CheckStatus.UNVERIFIED, detail=detail, cells=cells_of(batches))
 
 
 def not_applicable(name: str, detail: str) -> CheckResult:

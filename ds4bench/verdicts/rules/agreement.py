@@ -5,6 +5,9 @@ behind such a fork differs for no fault of theirs. A place counts while the repl
 differ and the reference's best two are at least ``fork_margin_nats`` apart, it is a disagreement; nearer, it is a fork, which
 is no evidence. Either way the comparison of this reply ends there. Where an engine names tokens by their text, two of one
 text (special tokens have none) leave a list shorter than the others: its margin is unknown, so a difference there is a fork.
+
+A reply that ends where the other goes on differs at that place, by the margin of the one that tells what stood there. Both
+sides were asked for as many tokens, so the shorter one was not cut at ``max_tokens``.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from ds4bench.spec.rules import AgreementRule
 
 _ROUNDING = 1e-9
+_END_TOKEN = 1
+"""Some engines tell the token that ends a reply and some do not: a reply longer by this much has the same end."""
 _AGAIN = "prompts sent again"
 _BY_ID = "token_id:"
 
@@ -84,7 +89,12 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], fork_margin_nats
             continue
         forked = margin(reference) < fork_margin_nats or min(len(top), len(reference)) < told
         return Agreement(agreed + (not forked), agreed, overlaps, errors, forked, length)
-    return Agreement(agreed, agreed, overlaps, errors, forked=False, length=length)
+    if abs(len(ours["tokens"]) - len(theirs["tokens"])) <= _END_TOKEN:
+        return Agreement(agreed, agreed, overlaps, errors, forked=False, length=length)
+    longer = theirs if len(theirs["tokens"]) > len(ours["tokens"]) else ours
+    going_on = longer["top"][len(places)]
+    forked = margin(going_on) < fork_margin_nats or len(going_on) < told
+    return Agreement(agreed + (not forked), agreed, overlaps, errors, forked, length)
 
 
 def overlap(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:

@@ -8,7 +8,7 @@ baseline only the floor can decide, and only for FAIL.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -90,7 +90,11 @@ def _pass_fail(rule: PairedItemsRule, evidence: Evidence, pairs: Pairs, name: st
     p = mcnemar_loss(counts.lost, counts.won) if len(plan.looks) == 1 else None  # with looks it would claim too much
     if decided is not None and decided.decision in ("pass", "fail"):
         verdict = Verdict.PASS if decided.decision == "pass" else Verdict.FAIL
-        return _result(rule, verdict, f"{sentence}; {decided.reason}", p)
+        # The floor's test is exact and none of the suite's comparisons: McNemar's p is not what it rests on.
+        return _result(
+            rule, verdict, f"{sentence}; {decided.reason}", None if decided.under_floor else p,
+            absolute=decided.under_floor and not decided.lost_more_than(rule.margin),
+        )  # fmt: skip
     right = sum(ours)
     under = rule.floor is not None and right < rule.floor * len(ours)
     why = (
@@ -132,7 +136,11 @@ def _floor_alone(rule: PairedItemsRule, evidence: Evidence, ours: dict[Item, lis
 def _without_comparison(
     rule: PairedItemsRule, evidence: Evidence, ours: dict[Item, list[float]], why: str
 ) -> RuleResult:
-    """The share right, what keeps it from being compared, and FAIL when it is shown to be under the floor."""
+    """The share right, what keeps it from being compared, and FAIL when it is shown to be under the floor.
+
+    At the floor's half of ``fail_alpha``, as beside a comparison: a run that stops here may be compared afterwards, with the
+    other side of ``ds4bench ci``, and must find the same bounds again.
+    """
     from ds4bench.stats.sequential import examine_floor
 
     values = list(ours.values())
@@ -140,11 +148,12 @@ def _without_comparison(
     sentence = f"{rule.score} {percent(mean, 1)} over {len(values)} items; {_limits(rule)}"
     if rule.floor is None or _not_pass_fail(rule, values):
         return _result(rule, Verdict.INCONCLUSIVE, f"{sentence}; {why}")
-    looks = examine_floor([scores[0] for scores in values], _plan(rule, evidence))
+    plan = _plan(rule, evidence)
+    looks = examine_floor([scores[0] for scores in values], replace(plan, fail_alpha=plan.fail_alpha / 2))
     if looks and looks[-1].decision == "fail":
         reached = looks[-1]
         found = f"{rule.score} {_share(reached.right, reached.items)}; {_limits(rule)}"
-        return _result(rule, Verdict.FAIL, f"{found}; it is under the floor")
+        return _result(rule, Verdict.FAIL, f"{found}; it is under the floor", absolute=True)
     return _result(rule, Verdict.INCONCLUSIVE, f"{sentence}; {why}")
 
 
@@ -251,8 +260,13 @@ def _named(items: Sequence[Item]) -> str:
     return ", ".join(key for _, key in items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")
 
 
-def _result(rule: PairedItemsRule, verdict: Verdict, sentence: str, p: float | None = None) -> RuleResult:
-    return RuleResult(rule=rule.name, verdict=verdict, sentence=f"{sentence}: {verdict}", margin=rule.margin, p=p)
+def _result(
+    rule: PairedItemsRule, verdict: Verdict, sentence: str, p: float | None = None, *, absolute: bool = False
+) -> RuleResult:
+    return RuleResult(
+        rule=rule.name, verdict=verdict, sentence=f"{sentence}: {verdict}", margin=rule.margin, p=p,
+        fail_alpha=rule.fail_alpha, absolute=absolute,
+    )  # fmt: skip
 
 
 def _random_weights(evidence: Evidence) -> bool:

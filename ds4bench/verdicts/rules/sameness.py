@@ -64,4 +64,6 @@ def _skipped(rule: SamenessRule, why: str) -> RuleResult:
 
 
 def _result(rule: SamenessRule, verdict: Verdict, sentence: str, p: float | None = None) -> RuleResult:
-    return RuleResult(rule=rule.name, verdict=verdict, sentence=f"{sentence}: {verdict}", p=p)
+    return RuleResult(
+        rule=rule.name, verdict=verdict, sentence=f"{sentence}: {verdict}", p=p, fail_alpha=rule.fail_alpha
+    )

@@ -18,11 +18,20 @@ _ROUNDING = 1e-9
 
 
 def judge(rule: ScoreRule, evidence: Evidence) -> list[RuleResult]:
-    """Mean of ``rule.score`` over all answers that should have it; needs no baseline."""
+    """Mean of ``rule.score`` over all answers that should have it, or those ``among`` them; needs no baseline."""
     if rule.random_weights == "skip" and evidence.random_weights:
         return [_skipped(rule.name, f"{rule.score}: not applicable (random weights)")]
     scores, asked = _scores(rule.score, evidence)
-    return [_against(rule.name, rule.score, scores, asked, rule.threshold, "")]
+    if rule.among is None or len(scores) < max(asked, 1):
+        return [_against(rule.name, rule.score, scores, asked, rule.threshold, "")]
+    chosen, known = _scores(rule.among, evidence)
+    if len(chosen) < known or known != asked:
+        return [_undecided(rule, f"only {len(chosen)} of {asked} answers say whether they count ({rule.among})")]
+    kept = [score for score, counts in zip(scores, chosen, strict=True) if counts > 0]
+    if not kept:
+        return [_undecided(rule, f"none of {asked} answers counts ({rule.among} is 0 in all)")]
+    why = f"; counted are those of {asked} with {rule.among}"
+    return [_against(rule.name, rule.score, kept, len(kept), rule.threshold, why)]
 
 
 def judge_recall(rule: RecallRule, evidence: Evidence) -> list[RuleResult]:
@@ -76,6 +85,10 @@ def _against(name: str, what: str, scores: list[float], asked: int, threshold: f
         f"{what} {percent(mean, 1)} over {len(scores)} answers; at least {limit(threshold)} is asked{why}: {verdict}"
     )
     return RuleResult(rule=name, verdict=verdict, sentence=sentence)
+
+
+def _undecided(rule: ScoreRule, why: str) -> RuleResult:
+    return RuleResult(rule=rule.name, verdict=Verdict.INCONCLUSIVE, sentence=f"{rule.score}: {why}: INCONCLUSIVE")
 
 
 def _skipped(name: str, sentence: str) -> RuleResult:

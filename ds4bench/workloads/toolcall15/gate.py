@@ -52,6 +52,7 @@ class ToolCall15:
     A conversation is scored by both rule sets (scores ``v1-jasl`` and ``v1-original``); ``points``, ``category-a`` and
     ``tc-01`` are by the gate's own. All are shares of full points. ``clean`` is 1 without tool-call markup in any
     reply's text, ``called`` is 1 with any call whose arguments arrived: of any tool, whether that was asked or not.
+    ``tried`` is 1 with any call or markup: only of such a conversation does ``clean`` say something.
     """
 
     def __init__(self, spec: GateSpec, run_id: str, data: DataSet | None) -> None:
@@ -125,7 +126,9 @@ class ToolCall15:
         share = chosen.points / FULL
         scores = {"points": share, f"category-{chosen.category.lower()}": share, chosen.scenario.lower(): share}
         scores |= {rules: item.points / FULL for rules, item in by_rules.items()}
-        scores["clean"] = float("markup_leak" not in chosen.diagnoses)
+        leaked = "markup_leak" in chosen.diagnoses
+        scores["clean"] = float(not leaked)
+        scores["tried"] = float(leaked or bool(trace.calls))
         scores["called"] = float(any(call.arguments for call in trace.calls))  # malformed ones were read as none
         return Answer(scores=scores, detail={"trace": msgspec.to_builtins(trace), "score": msgspec.to_builtins(chosen)})
 

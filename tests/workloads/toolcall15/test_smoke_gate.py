@@ -1,4 +1,4 @@
-"""The smoke profile of toolcall-15 judges a very small model, but a serve whose tool calls do not arrive must not pass it."""
+"""The rules of toolcall-15 as shipped: a serve whose tool calls do not arrive, or leak into the text, must not pass them."""
 
 from __future__ import annotations
 
@@ -27,19 +27,30 @@ CUT = 1
 Play = Callable[..., Trace]
 
 
-def call(arguments: str) -> Reply:
-    return Reply(calls=[ReplyCall("c1", "set_weather", arguments)], finish_reason="tool_calls")
+GIVEN = '{"location": "Berlin"}'
+MARKUP = "<｜DSML｜"
+"""What the fault ``dsml-split-leak`` puts into the text before a call."""
 
 
-def evidence(play: Play, arguments: str | None, called: int, cut: int = 0) -> Evidence:
-    """14 conversations: ``called`` of them begin with a call of these arguments (None: without a call), ``cut`` are cut."""
-    prepared = prepare(load_gate("toolcall-15", profile="smoke"), None)
+def call(arguments: str, text: str = "") -> Reply:
+    made = [ReplyCall("c1", "set_weather", arguments)]
+    return Reply(content=text, calls=made, finish_reason="tool_calls")
+
+
+def evidence(
+    play: Play, arguments: str | None, called: int, cut: int = 0, leaked: int = 0, profile: str = "smoke"
+) -> Evidence:
+    """14 conversations, in the profile full 21: ``called`` of them begin with a call of these arguments (None: without a
+    call), ``leaked`` of those with markup before it, ``cut`` are cut.
+    """
+    prepared = prepare(load_gate("toolcall-15", profile=profile, repeats=1), None)
     workload = make_workload(prepared.gate.spec, "r", prepared.data)
     assert isinstance(workload, ToolCall15)
     scripts, requests, batches = [], [], []
     for cell in prepared.gate.spec.matrix.cells():
         for item in range(7):
-            first: Any = "Hello!" if arguments is None or len(scripts) >= called else call(arguments)
+            text = MARKUP if len(scripts) < leaked else ""
+            first: Any = "Hello!" if arguments is None or len(scripts) >= called else call(arguments, text)
             answer = workload._answer(play("TC-01", first, "8 degrees."))
             finish = "length" if len(scripts) < cut else "stop"
             requests.append(
@@ -61,6 +72,28 @@ def failed(found: Evidence) -> list[str]:
 @pytest.mark.parametrize("arguments", [None, "", "{}", '{"location": "Ber'], ids=["none", "empty", "no-fields", "cut"])
 def test_a_serve_whose_calls_do_not_arrive_or_come_garbled_fails(play: Play, arguments: str | None) -> None:
     assert failed(evidence(play, arguments, CALLED)) == ["called"]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "full"])
+def test_markup_that_leaks_in_every_call_fails_however_seldom_the_model_calls(play: Play, profile: str) -> None:
+    for called in (CALLED, CALLED - 3):
+        found = judge(evidence(play, GIVEN, called, leaked=called, profile=profile))
+        clean = next(result for result in found if result.rule == "clean")
+        assert clean.verdict is Verdict.FAIL
+        total = 14 if profile == "smoke" else 21
+        assert f"clean 0.0 % over {called} answers" in clean.sentence
+        assert f"counted are those of {total} with tried" in clean.sentence
+
+
+def test_one_call_that_the_very_small_model_garbles_is_let_pass_and_two_are_not(play: Play) -> None:
+    assert failed(evidence(play, GIVEN, CALLED, leaked=1)) == []
+    assert failed(evidence(play, GIVEN, CALLED, leaked=2)) == ["clean"]
+
+
+def test_where_nothing_could_leak_clean_says_nothing(play: Play) -> None:
+    found = {result.rule: result for result in judge(evidence(play, None, 0))}
+    assert found["clean"].verdict is Verdict.INCONCLUSIVE
+    assert "none of 14 answers counts (tried is 0 in all)" in found["clean"].sentence
 
 
 def test_a_model_that_calls_as_seldom_as_the_shipped_one_or_seldomer_passes(play: Play) -> None:
