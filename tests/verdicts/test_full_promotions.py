@@ -75,6 +75,6 @@ def test_an_unchanged_build_passes_long_context_more_often_than_not() -> None:
     ],
 )
 def test_a_prefill_slower_by_just_the_margin_hardly_ever_passes(noise: Noise, most: float) -> None:
-    """ "Never" cannot be had of a noisy measurement: a change of exactly the margin may pass in 5 of 100 promotions."""
+    """That it never does cannot be had of a noisy measurement: a change of just the margin may pass in 5 of 100."""
     verdicts = promote(full("long-context"), cold, lambda _: 1.05, noise, count=PROMOTIONS, seed=5)
     assert verdicts[Verdict.PASS] <= most * PROMOTIONS
