@@ -16,6 +16,9 @@ import uvicorn
 from starlette.applications import Starlette
 
 EMBEDDED = ("-m", "ds4bench.embedded")
+THREADS = os.environ.setdefault("OMP_NUM_THREADS", "2")  # `make test` gives one to each of its workers
+SMALL = ("--num-blocks", "16", "--threads", THREADS)
+"""Few blocks, so that a leak of blocks shows."""
 
 
 @contextlib.contextmanager

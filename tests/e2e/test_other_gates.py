@@ -1,6 +1,7 @@
 """The gates prefix-cache, needle, soak, mixed-arrival, long-context-decode and oracle on the embedded engine, in small.
 
-The healthy serve has the trained weights and answers; the faulty ones have random weights, which is enough for them.
+The healthy serve is the session's. A faulty one is started for its test as that one is, but for the fault, and attached to
+like it: the options of a serve belong to a target that launches one, so `--target attach` refuses them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.serving import SMALL, launched
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
@@ -62,9 +65,10 @@ def test_a_sound_prefix_cache_reaches_its_ideal(tmp_path: Path, serve: str) -> N
 
 
 @pytest.mark.slow
-def test_hits_that_are_released_at_800_words_fail_the_gate_by_itself(tmp_path: Path, serve: str) -> None:
-    fault = "--serve-arg=--fault=release-active-prefix-hits"
-    document, _ = gate(tmp_path, "prefix-cache", *attached(serve), fault, sets=SHAPE)
+def test_hits_that_are_released_at_800_words_fail_the_gate_by_itself(tmp_path: Path) -> None:
+    with launched(tmp_path, *SMALL, "--fault=release-active-prefix-hits") as url:
+        document, _ = gate(tmp_path, "prefix-cache", *attached(url), sets=SHAPE)
+    assert document["fingerprint"]["faults"] == ["release-active-prefix-hits:800"]
     assert document["verdict"]["verdict"] == "FAIL"
     assert "hit_of_ideal" in document["verdict"]["sentence"]
 
@@ -72,10 +76,10 @@ def test_hits_that_are_released_at_800_words_fail_the_gate_by_itself(tmp_path: P
 @pytest.mark.slow
 def test_an_oracle_reference_passes_the_same_engine_and_fails_wrong_attention(tmp_path: Path, serve: str) -> None:
     sets = (*QUIET, "matrix.words=[200]")
-    args = (*attached(serve), "--baseline", "here")
-    same, _ = gate(tmp_path, "oracle", *args, sets=sets)
+    same, _ = gate(tmp_path, "oracle", *attached(serve), "--baseline", "here", sets=sets)
     assert same["verdict"]["verdict"] == "PASS", same["verdict"]["sentence"]
-    wrong, _ = gate(tmp_path, "oracle", *args, "--serve-arg=--fault=lse-inf", sets=sets)
+    with launched(tmp_path, *SMALL, "--fault=lse-inf") as url:
+        wrong, _ = gate(tmp_path, "oracle", *attached(url), "--baseline", "here", sets=sets)
     assert wrong["verdict"]["verdict"] == "FAIL", wrong["verdict"]["sentence"]
 
 
