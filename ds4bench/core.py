@@ -134,8 +134,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class RequestRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of ``requests.jsonl``: a finished request, good or bad. ``attempt`` counts restarts of its batch.
 
-    ``script`` is the place of its script in the batch, ``turn`` counts the requests of that script from 0. ``index`` is the
-    workload's own number for it.
+    ``script`` is its script's place in the batch, ``turn`` counts that script's requests from 0, ``index`` is the workload's.
     """
 
     cell: str
@@ -374,6 +373,7 @@ class RunData(msgspec.Struct, frozen=True, kw_only=True):
     batches: list[BatchRow]
     verdict: GateVerdict | None = None
     died: str | None = None  # why the serve was lost, when it was
+    deaths_before: list[str] = []  # the same, of the serves from which the run was resumed
     scripts: list[ScriptRow] = []
     stopped: str | None = None  # why the run ended before its plan did: the gate was decided
 

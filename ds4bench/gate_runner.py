@@ -202,7 +202,7 @@ class GateRunner:
             slots=batch.slots,
             late=[place for place, (_, script) in enumerate(left) if not script.at_barrier],
             on_first_token=lambda place, ttft_s: self._first_token(key.cell, *left[place], ttft_s),
-            hangs=lambda: self._hangs(control),
+            hangs=lambda: self._hangs(key, control),
         )
         foreign = foreign_cores(cpu, read_cpu_times(pids)) if pids else None
         gpus_after = self._gpu_states(key)
@@ -301,7 +301,7 @@ class GateRunner:
         if any(_may_be_dead(result.error) for result in batch.results):
             await self._raise_if_dead(control, watched=self.target.pid is not None)
 
-    async def _hangs(self, control: ControlClient) -> str | None:
+    async def _hangs(self, key: BatchKey, control: ControlClient) -> str | None:
         """Why the serve is given up: it has no token for a plain question either. A slow one answers that."""
         limit = min(max(_PROBE_SHARE * self.gate.spec.request.deadline_s, _PROBE_LEAST_S), _PROBE_MOST_S)
         self.progress.note(f"no stream says anything: asking the serve for one token, for at most {limit:g} s")
@@ -316,7 +316,8 @@ class GateRunner:
             return None
         health = "though /health answers" if await control.health() else "and /health does not answer"
         return (
-            f"unresponsive: a request reached its deadline, no other stream moved, and a new question {why}, {health}"
+            f"unresponsive: a request of {key.cell.id} (repeat {key.repeat + 1}) reached its deadline, no other stream moved, "
+            f"and a new question {why}, {health}"
         )
 
     async def _raise_if_dead(self, control: ControlClient, *, watched: bool = False) -> None:

@@ -2,8 +2,9 @@
 
 ``run.json`` (what was asked), ``requests.jsonl`` and ``batches.jsonl`` (one finished request or batch a line, each written
 by a single append), ``scripts.jsonl`` (scripts that ended, where a workload reads whole scripts), ``died.txt`` (why the serve
-was lost), ``stopped.txt`` (why the run ended before its plan), ``verdict.json``, ``serve.log``. A line is complete or, at the
-end of a file that a kill cut off, not there: readers drop such an end and ``reopen`` removes it.
+was lost), ``died-before.txt`` (the same, where the run went on), ``stopped.txt`` (why the run ended before its plan),
+``verdict.json``, ``serve.log``. A line is complete or, at the end of a file that a kill cut off, not there: readers drop such
+an end and ``reopen`` removes it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ REQUESTS = "requests.jsonl"
 BATCHES = "batches.jsonl"
 SCRIPTS = "scripts.jsonl"
 DIED = "died.txt"
+DIED_BEFORE = "died-before.txt"
 STOPPED = "stopped.txt"
 VERDICT = "verdict.json"
 
@@ -91,12 +93,16 @@ class RunWriter:
 
     @classmethod
     def reopen(cls, run_id: str) -> RunWriter:
-        """Go on with a run: cut torn ends off, forget that the serve died. Raises StoreError if it cannot be read."""
+        """Go on with a run: cut torn ends off, make a death of the serve history. Raises StoreError if it cannot be read."""
         folder = run_folder(run_id)
         writer = cls(folder, _manifest(folder))
         for name in (REQUESTS, SCRIPTS, BATCHES):
             _cut_torn_end(folder / name)
-        (folder / DIED).unlink(missing_ok=True)
+        died = folder / DIED
+        if died.exists():
+            with (folder / DIED_BEFORE).open("a", encoding="utf-8") as before:
+                before.write(" ".join(died.read_text().split()) + "\n")
+            died.unlink()
         (folder / VERDICT).unlink(missing_ok=True)
         return writer
 
@@ -157,13 +163,15 @@ def load_run(run_id_or_path: str) -> RunData:
     """Read a run back. Raises StoreError that names the file when something is missing or damaged."""
     folder = run_folder(run_id_or_path)
     manifest = _manifest(folder)
-    died, stopped, verdict = folder / DIED, folder / STOPPED, folder / VERDICT
+    died, before = folder / DIED, folder / DIED_BEFORE
+    stopped, verdict = folder / STOPPED, folder / VERDICT
     return RunData(
         manifest=manifest,
         requests=list(_lines(folder / REQUESTS, RequestRow)),
         batches=list(_lines(folder / BATCHES, BatchRow)),
         verdict=documents.decode(verdict.read_bytes(), GateVerdict, verdict) if verdict.exists() else None,
         died=died.read_text().strip() if died.exists() else None,
+        deaths_before=before.read_text().splitlines() if before.exists() else [],
         scripts=list(_lines(folder / SCRIPTS, ScriptRow)),
         stopped=stopped.read_text().strip() if stopped.exists() else None,
     )

@@ -15,6 +15,8 @@ from ds4bench.verdicts.rules.comparison import judges_times
 _QUIET_OFF = ("validity.max_foreign_cpu_share=1.0", "validity.machine_drift=1.0")
 _WORDS = frozenset({"title", "purpose"})
 """Parts of a gate that only people read."""
+_ADDED = frozenset({"among"})
+"""Options of rules that did not exist when cells were measured: where they are not given the gate is the one it was."""
 
 
 @dataclass
@@ -54,6 +56,10 @@ class MatrixGates:
 def gate_hash(gate: EffectiveGate) -> str:
     """Over the whole gate, with its rules, validity and repeats, over the items that it reads, and over how it is asked."""
     spec = {name: part for name, part in gate.spec.model_dump(mode="json").items() if name not in _WORDS}
+    spec["rules"] = [
+        {name: value for name, value in rule.items() if value is not None or name not in _ADDED}
+        for rule in spec["rules"]
+    ]
     asked = {"in_turns": True} if compares_times(gate) else {}
     return measurement_hash({"profile": gate.profile, "spec": spec, "measurement": gate.measurement, **asked})
 

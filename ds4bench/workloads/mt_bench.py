@@ -59,7 +59,10 @@ def _from_hub() -> list[dict[str, Any]]:
     except Exception as error:  # the hub's client raises many kinds, and all mean the same here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorkloadError(f"{_HUB} cannot be read: {reason}; {hint}") from None
-    return [_question(row) for row in rows]
+    try:
+        return [_question(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkloadError(f"{_HUB} has a row of another form: {error}; {hint}") from None
 
 
 def _question(row: Any) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_a_run_is_never_created_over_another(state: Path, manifest: Callable[...
         runs.RunWriter.create(manifest())
 
 
-def test_reopening_forgets_the_death_and_the_verdict(
+def test_reopening_keeps_the_death_as_history_and_forgets_the_verdict(
     state: Path, manifest: Callable[..., RunManifest], verdict: Callable[..., GateVerdict]
 ) -> None:
     with runs.RunWriter.create(manifest()) as writer:
@@ -123,7 +123,11 @@ def test_reopening_forgets_the_death_and_the_verdict(
     runs.write_verdict(manifest().run_id, verdict())
     runs.RunWriter.reopen(manifest().run_id).close()
     run = runs.load_run(manifest().run_id)
-    assert (run.died, run.verdict) == (None, None)
+    assert (run.died, run.deaths_before, run.verdict) == (None, ["gone"], None)
+    with runs.RunWriter.reopen(manifest().run_id) as again:
+        again.record_death("gone\nagain")
+    runs.RunWriter.reopen(manifest().run_id).close()
+    assert runs.load_run(manifest().run_id).deaths_before == ["gone", "gone again"]
 
 
 def test_runs_are_listed_newest_first_and_damaged_ones_are_not_hidden(

@@ -44,10 +44,18 @@ def test_dead_server_fails_and_says_how_to_resume(world: Any) -> None:
     )
 
 
-def test_run_that_was_resumed_after_a_death_is_alive(world: Any) -> None:
+def test_a_death_is_told_though_the_run_was_resumed_or_had_its_last_batch(world: Any) -> None:
+    gate = world.gate()
+    for deaths, words in (
+        (["exit code -9"], "died once (exit code -9)"),
+        (["hung", "killed"], "died 2 times (killed)"),
+    ):
+        run = msgspec.structs.replace(world.run(gate), deaths_before=deaths)
+        result = next(r for r in run_checks(gather(gate, run, None)) if r.name == "server_alive")
+        assert result.status is OK
+        assert result.detail == f"{words}; the run was resumed and is complete"
     result = world.check("server_alive", died="exit code -9")
-    assert result.status is OK
-    assert "died once" in result.detail
+    assert (result.status, result.detail) == (OK, "died after the last batch (exit code -9)")
 
 
 def test_failed_request_is_counted_by_kind_and_cell(world: Any) -> None:

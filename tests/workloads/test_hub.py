@@ -91,7 +91,7 @@ def test_mt_bench_asks_for_its_only_split_and_is_its_local_copy(
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ConnectionError("Couldn't reach the Hub\n  at huggingface.co\n"), "Couldn't reach the Hub"),
+        (ConnectionError("Couldn't reach the Hub\n  a second line\n"), "Couldn't reach the Hub"),
         (TimeoutError(), "TimeoutError"),
     ],
 )
@@ -133,3 +133,17 @@ def test_gsm8k_rows_of_another_form_are_refused(monkeypatch: pytest.MonkeyPatch,
     hub(monkeypatch, datasets.DatasetDict({"train": table([row]), "test": table([row])}))
     with pytest.raises(WorkloadError, match=f"openai/gsm8k cannot be read: {re.escape(words)}"):
         gsm8k_data.read_rows("gsm8k", None)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question_id": 81, "category": "writing"}, "'turns'"),
+        ({"question_id": 81, "category": "writing", "turns": []}, "turns is no list of texts"),
+        ({"question_id": "x", "category": "writing", "turns": ["Hi"]}, "invalid literal"),
+    ],
+)
+def test_mt_bench_rows_of_another_form_are_refused(monkeypatch: pytest.MonkeyPatch, row: Any, words: str) -> None:
+    hub(monkeypatch, table([row]))
+    with pytest.raises(WorkloadError, match=f"philschmid/mt-bench has a row of another form: {re.escape(words)}"):
+        read_data(mt_bench(), None)

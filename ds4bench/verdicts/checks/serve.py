@@ -14,8 +14,12 @@ def server_alive(evidence: Evidence) -> CheckResult:
     died = evidence.run.died
     if died and not evidence.complete:
         return failed("server_alive", f"server died ({died}): {evidence.interruption}", [])
+    if before := evidence.run.deaths_before:
+        times = "once" if len(before) == 1 else f"{len(before)} times"
+        done = "is complete" if evidence.complete else "went on"
+        return ok("server_alive", f"died {times} ({before[-1]}); the run was resumed and {done}")
     if died:
-        return ok("server_alive", f"died once ({died}); the run was resumed and is complete")
+        return ok("server_alive", f"died after the last batch ({died})")
     return ok("server_alive", "answered to the end" if evidence.complete else "did not die")
 
 
