@@ -316,7 +316,7 @@ class GateRunner:
             return None
         health = "though /health answers" if await control.health() else "and /health does not answer"
         return (
-            f"unresponsive: a request of {key.cell.id} (repeat {key.repeat + 1}) reached its deadline, no other stream moved, "
+            f"unresponsive: a request of {key.cell.id}, repeat {key.repeat + 1}, reached its deadline, no other stream moved, "
             f"and a new question {why}, {health}"
         )
 
