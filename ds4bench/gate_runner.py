@@ -316,8 +316,8 @@ class GateRunner:
             return None
         health = "though /health answers" if await control.health() else "and /health does not answer"
         return (
-            f"unresponsive: a request of {key.cell.id}, repeat {key.repeat + 1}, reached its deadline, no other stream moved, "
-            f"and a new question {why}, {health}"
+            f"unresponsive: a request of {key.cell.id}, repeat {key.repeat + 1}, reached its deadline, no other stream "
+            f"moved, and a new question {why}, {health}"
         )
 
     async def _raise_if_dead(self, control: ControlClient, *, watched: bool = False) -> None:
