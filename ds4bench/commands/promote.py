@@ -156,19 +156,20 @@ def _resumed(options: PromoteOptions, run_id: str) -> tuple[suite_runs.SuiteRun,
         **{name: stored.get(name) for name in given},
         account=Account(spent.requests, spent.refused, spent.spent),
     )  # fmt: skip
-    flags = _with_keys(run_id, tuple(str(flag) for flag in stored["serve_args"]), options.target.serve_args)
+    flags = _with_keys(run_id, tuple(_flags(stored)), options.target.serve_args)
     return state, TargetOptions(stored["target"], stored["url"], stored["model"], flags, serving)
 
 
 def _refuse_other(options: PromoteOptions, state: suite_runs.SuiteRun) -> None:
     """Raises SpecError for an option that contradicts what the suite run was begun with: it would change nothing."""
     target, serving, stored = options.target, options.target.serving, state.asked
+    hidden = any(keys.HIDDEN in str(flag) for flag in _flags(stored))  # those must be given again: ``_with_keys``
     given: dict[str, tuple[object, object]] = {
         "--target": (target.name if target.name != "embedded" else None, stored["target"]),
         "--baseline": (options.baseline if options.baseline != "here" else None, state.baseline),
         "--url": (target.url, stored["url"]),
         "--model": (target.model, stored["model"]),
-        "--serve-arg": (keys.masked(target.serve_args) or None, stored["serve_args"]),
+        "--serve-arg": (None if hidden else keys.masked(target.serve_args) or None, stored["serve_args"]),
         "--engine-python": (serving.engine_python, stored["engine_python"]),
         "--serve-profile": (serving.profile, stored["serve_profile"]),
         "--port": (serving.port, stored["port"]),
@@ -207,6 +208,11 @@ def _with_keys(suite_run: str, stored: tuple[str, ...], given: tuple[str, ...]) 
             f"suite run {suite_run} was begun with a key, which is not stored: give its --serve-arg options again, every one"
         )
     return given
+
+
+def _flags(stored: Mapping[str, object]) -> list[str]:
+    flags = stored["serve_args"]
+    return [str(flag) for flag in flags] if isinstance(flags, list) else []
 
 
 def _paths(stored: object) -> dict[str, str]:

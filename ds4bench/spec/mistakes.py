@@ -45,7 +45,9 @@ def first_mistake(error: ValidationError, root: Node, origin: object, model: typ
         known = list(model.model_fields)
         hint = f"; allowed: {', '.join(known)}{did_you_mean(path, known)}"
         return f"{where(key_node(root, path) or root)}: unknown key {path!r}{hint}"
-    return f"{where(node)}: {path}: {item['msg'][:1].lower()}{item['msg'][1:]}" if path else f"{origin}: {item['msg']}"
+    text = str(item["msg"]).removeprefix("Value error, ")
+    place = where(node) if where(node).startswith(f"{origin}:") else str(origin)  # else of a file that this one extends
+    return f"{place}: {path}: {text[:1].lower()}{text[1:]}" if path else f"{place}: {text}"
 
 
 def unknown_workload(root: Node, known: Iterable[str]) -> str:
