@@ -83,4 +83,4 @@ def test_ci_does_not_blame_an_unchanged_commit(repository: Path) -> None:
 def test_ci_with_an_unknown_base_is_a_usage_error(repository: Path) -> None:
     code, _, err = ci(repository, "nowhere")
     assert code == 2
-    assert "git rev-parse --verify" in err
+    assert "has no revision 'nowhere'" in err
