@@ -149,7 +149,7 @@ class LimitRule(SpecModel):
 class PointsRule(SpecModel):
     """A share of every cell against the baseline's, in absolute points: may fall by ``margin`` (0.05 is five points).
 
-    FAIL and PASS by the 90 % interval over repeats of each cell; the worst cell decides.
+    By the 90 % interval over repeats of each cell, for a FAIL also by a test after Holm over the cells; the worst decides.
     """
 
     kind: Literal["points"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
 from ds4bench.core import (
     Answer,
@@ -19,7 +20,7 @@ from ds4bench.core import (
 )
 from ds4bench.store.baselines import from_run
 from ds4bench.verdicts.evidence import Evidence, gather
-from ds4bench.verdicts.rules.points import difference
+from ds4bench.verdicts.rules.points import difference, ps_of, verdicts
 from tests.verdicts.judging import check, gate, judge, row, run_of
 
 
@@ -82,7 +83,36 @@ def test_points_have_welchs_interval_over_repeats_and_none_for_one() -> None:
     assert found.points == pytest.approx(-0.10)
     assert (found.low, found.high) == (pytest.approx(told.low), pytest.approx(told.high))
     assert difference("c", [0.5], [0.6, 0.7]).low is None
-    assert difference("c", [0.5, 0.5], [0.6, 0.6])[3:] == (pytest.approx(-0.1), pytest.approx(-0.1))
+    assert difference("c", [0.5, 0.5], [0.6, 0.6])[3:5] == (pytest.approx(-0.1), pytest.approx(-0.1))
+
+
+def test_the_p_of_a_fall_is_students_for_one_cell_and_held_over_all() -> None:
+    ours, theirs = [0.70, 0.74, 0.75], [0.80, 0.82, 0.84]
+    fallen, level = difference("a", ours, theirs), difference("b", [0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    assert ps_of([fallen]) == [pytest.approx(ttest_ind(ours, theirs, alternative="less").pvalue)]
+    [worse, same, none] = ps_of([fallen, level, difference("c", [0.5], [0.6, 0.7])])
+    error = fallen.error
+    assert error is not None
+    assert worse == pytest.approx(2 * t.cdf(fallen.points / error, 8))  # its own error is the larger one
+    assert same == 0.5
+    assert none is None
+    assert ps_of([difference("c", [0.5, 0.5], [0.6, 0.6]), level]) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(("repeats", "noise"), [(2, 0.02), (3, 0.03), (3, 0.06)])
+def test_an_unchanged_cache_with_noise_in_twenty_cells_is_hardly_ever_blamed(repeats: int, noise: float) -> None:
+    """The interval alone blames 9 % of such builds at a noise of 6 points; a cliff is found all the same."""
+    random, rule = np.random.default_rng(5), gate("prefix-cache").spec.rules[0]
+    assert (rule.kind, rule.margin) == ("points", 0.05)
+
+    def blamed(fall: float) -> bool:
+        rates = random.normal(0.8, noise, (20, 2, repeats))
+        rates[7, 0] -= fall
+        found = [difference(str(cell), ours, theirs) for cell, (ours, theirs) in enumerate(rates.tolist())]
+        return Verdict.FAIL in [verdict for verdict, _ in verdicts(rule, found, level=0.01)]
+
+    assert sum(blamed(0.0) for _ in range(600)) <= 6
+    assert sum(blamed(0.26) for _ in range(100)) >= 85
 
 
 def test_noisy_repeats_around_the_margin_are_inconclusive() -> None:
