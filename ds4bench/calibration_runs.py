@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from ds4bench.verdicts.rules.comparison import ComparingRule
 
 
-_FAULT = "--fault"
-"""The embedded engine's flag for faults that test the gates."""
-
-
 @dataclass(frozen=True)
 class RuleNoise:
     """One rule's measured noise, in words too. ``refusal``: why its margin cannot be judged with it."""
@@ -65,13 +61,16 @@ async def measure_sessions(
     for a run that is not fit to measure noise with."""
     if target.name == "attach":
         raise TargetError("calibrate restarts the serve between its runs and cannot restart one that it did not launch")
-    if _asks_for_faults(target.serve_args):
-        raise TargetError(f"calibrate refuses --serve-arg {_FAULT}: its noise would be kept for the serve without it")
     found = []
     for number in range(count):
         run_id = prepared.new_run_id()
         progress.note(f"session {number + 1} of {count}: run {run_id}")
         async with started(target, runs.run_folder(run_id) / "serve.log", run_id, progress) as serve:
+            if faults := serve.endpoint.fingerprint.faults:
+                raise TargetError(
+                    f"calibrate refuses a serve with injected faults ({', '.join(faults)}): its noise would be kept for the "
+                    "serve without them"
+                )
             run = await measure(prepared, serve, progress, run_id=run_id, role="calibration")
         found.append(_fit(prepared.gate, judged(prepared.gate, run, None)))
     return found
@@ -105,11 +104,10 @@ def _check_sessions(manifests: Sequence[RunManifest]) -> None:
             raise StoreError(
                 f"run {manifest.run_id} is of `ds4bench ci`, in turns with another build: it tells nothing of sessions"
             )
-        if faults or _asks_for_faults(target.get("serve_args") or ()):
-            named = f" ({', '.join(faults)})" if faults else ""
+        if faults:
             raise StoreError(
-                f"run {manifest.run_id} was measured with injected faults{named}: its noise would be kept for the serve "
-                "without them"
+                f"run {manifest.run_id} was measured with injected faults ({', '.join(faults)}): its noise would be kept for "
+                "the serve without them"
             )
         start = target.get("serve_start")  # older runs do not tell
         if start in starts:
@@ -133,10 +131,6 @@ def _difference(first: Fingerprint | None, other: Fingerprint | None) -> str | N
     if kernels != now:
         return f"kernels was {kernels!r} and is {now!r}"
     return serve_difference(first, other, (*SAME_SERVE, "prefix_caching", "speculative"))
-
-
-def _asks_for_faults(serve_args: Sequence[str]) -> bool:
-    return any(flag.partition("=")[0] == _FAULT for flag in serve_args)
 
 
 def noise_of(gate: EffectiveGate, sessions: Sequence[RunData]) -> list[RuleNoise]:

@@ -157,7 +157,7 @@ def test_schema_is_json(tmp_path: Path) -> None:
         (["gate", "long-context", "--set", "rules.\u00b2.margin=1"], "rules.\u00b2"),
         (["gate", "long-context", "--target", "vllm", "--model", "m", "--serve-profile", "bin.yaml"], "bin.yaml"),
         (["serve", "vllm", "m", "--profile", "place.yaml", "--dry-run"], "'{pythn}' has a place that is not known"),
-        (["serve", "vllm", "m", "--profile", "typo.yaml", "--dry-run"], "typo.yaml:6: unknown key 'enviroment'"),
+        (["serve", "vllm", "m", "--profile", "typo.yaml", "--dry-run"], "typo.yaml:6: enviroment: unknown key"),
         (["ci", "--gate", "needle", "--gate", "needle"], "give each gate once"),
         (["ci", "--gate", ""], "give each gate once"),
         (["promote", "--suite", "smoke", "--junit", "nowhere/x.xml"], "--junit nowhere/x.xml: cannot be written"),

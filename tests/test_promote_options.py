@@ -55,6 +55,7 @@ def test_files_of_reports_are_tried_before_anything_is_measured(tmp_path: Path) 
         with pytest.raises(SpecError, match="cannot be written"):
             run_promote(replace(RESUMED, reports=reports))
     Reports(junit=str(tmp_path / "j.xml"), summary=str(tmp_path / "s.md")).check()
+    assert not (tmp_path / "j.xml").exists()  # an empty file is no report
 
 
 def test_a_report_that_fails_at_the_end_does_not_hide_the_verdict(

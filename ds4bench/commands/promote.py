@@ -38,9 +38,12 @@ class Reports:
         """Raises SpecError for a file that cannot be written: better now than after hours of measuring."""
         for option, path in (("--junit", self.junit), ("--summary", self.summary)):
             if path is not None:
+                new = not Path(path).exists()
                 try:
                     with Path(path).open("a", encoding="utf-8"):
                         pass
+                    if new:  # an empty report is none
+                        Path(path).unlink()
                 except OSError as error:
                     raise SpecError(f"{option} {path}: cannot be written: {error.strerror or error}") from None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from yaml.nodes import MappingNode, Node, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from ds4bench.spec.document import child, key_node, to_plain, where
 from ds4bench.spec.schema import Schema, allowed, noun, resolve, spec_schema
@@ -35,19 +35,32 @@ def explain(error: ValidationError, root: Node, workload: str) -> str:
 
 
 def first_mistake(error: ValidationError, root: Node, origin: object, model: type[BaseModel]) -> str:
-    """The first mistake of a file of plain ``model`` with the line that it is in: ``FILE:LINE: FIELD: what is wrong``."""
-    item = error.errors(include_url=False)[0]
-    node, path = root, ""
+    """The line of the first mistake of a file of ``model``; of one that it inherits, the file alone that a user gave."""
+    line = plain_line(error.errors(include_url=False)[0], root, model)
+    return line if line.startswith(f"{origin}:") else f"{origin}: {line.partition(': ')[2]}"
+
+
+def plain_line(item: Any, root: Node, model: type[BaseModel]) -> str:
+    """A mistake in a file without kinds and unions: ``gates/suites/smoke.yaml:7: gates.1.repeats: what is wrong``.
+
+    ``model`` is the one whose keys are allowed where one is unknown.
+    """
+    node, steps = root, []
     for step in item["loc"]:
-        node = child(node, step) or node if isinstance(node, MappingNode) else node
-        path = f"{path}.{step}" if path else str(step)
-    if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
+        below = child(node, step)
+        if below is None or isinstance(node, ScalarNode):
+            break
+        node = below
+        steps.append(str(step))
+    missing = [str(step) for step in item["loc"][len(steps) :]]
+    path = ".".join([*steps, *missing])
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        message = "missing"
+    if item["type"] == "extra_forbidden":
         known = list(model.model_fields)
-        hint = f"; allowed: {', '.join(known)}{did_you_mean(path, known)}"
-        return f"{where(key_node(root, path) or root)}: unknown key {path!r}{hint}"
-    text = str(item["msg"]).removeprefix("Value error, ")
-    place = where(node) if where(node).startswith(f"{origin}:") else str(origin)  # else of a file that this one extends
-    return f"{place}: {path}: {text[:1].lower()}{text[1:]}" if path else f"{place}: {text}"
+        message = f"unknown key; allowed: {', '.join(known)}{did_you_mean(item['loc'][-1], known)}"
+    return f"{where(node)}: {path}: {message}" if path else f"{where(node)}: {message}"
 
 
 def unknown_workload(root: Node, known: Iterable[str]) -> str:

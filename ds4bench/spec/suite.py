@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from yaml.nodes import Node, ScalarNode
+from yaml.nodes import Node
 
 from ds4bench.errors import SpecError
 from ds4bench.spec import files
 from ds4bench.spec.base import SpecModel
 from ds4bench.spec.document import child, to_plain, where
 from ds4bench.spec.load import FULL
-from ds4bench.spec.mistakes import did_you_mean
+from ds4bench.spec.mistakes import plain_line
 
 
 class SuiteEntry(SpecModel):
@@ -89,21 +89,4 @@ def _suites_dir(directory: Path | None) -> Path:
 
 
 def _explain(item: Any, root: Node) -> str:
-    """``gates/suites/smoke.yaml:7: gates.1.repeats: what is wrong``."""
-    node, steps = root, []
-    for step in item["loc"]:
-        below = child(node, step)
-        if below is None or isinstance(node, ScalarNode):
-            break
-        node = below
-        steps.append(str(step))
-    missing = [str(step) for step in item["loc"][len(steps) :]]
-    path = ".".join([*steps, *missing])
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "missing":
-        message = "missing"
-    if item["type"] == "extra_forbidden":
-        models = SuiteEntry if len(item["loc"]) > 1 else SuiteSpec
-        known = list(models.model_fields)
-        message = f"unknown key; allowed: {', '.join(known)}{did_you_mean(item['loc'][-1], known)}"
-    return f"{where(node)}: {path}: {message}" if path else f"{where(node)}: {message}"
+    return plain_line(item, root, SuiteEntry if len(item["loc"]) > 1 else SuiteSpec)

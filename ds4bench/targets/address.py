@@ -14,21 +14,20 @@ def root_of(url: str) -> str:
     address, and, without repeating it, for one that may hold a secret: a user, a password or a query."""
     try:
         parts = urlsplit(url)
-        named = parts.username is not None or parts.password is not None
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise TargetError(f"--url is not an address ({_without_value(error)}); {_HOW}") from None
-    if named or "@" in parts.netloc:
+    except ValueError:
+        raise TargetError(f"--url is not an address (its host is malformed); {_HOW}") from None
+    if "@" in parts.netloc:
         raise TargetError("--url holds a user name or password; give the key through the environment instead")
     if parts.query or parts.fragment:
         raise TargetError(
             "--url holds a query or fragment, which is not sent; give the key through the environment instead"
         )
-    if parts.scheme not in ("http", "https") or not host or port == 0 or not url.isprintable() or " " in url:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise TargetError(f"--url is not an address (its port is no number from 1 to 65535); {_HOW}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
         raise TargetError(f"--url {url!r} is not an address; {_HOW}")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
-
-
-def _without_value(error: ValueError) -> str:
-    text = str(error)
-    return "its port is no number from 1 to 65535" if "ort" in text else "its host is malformed"

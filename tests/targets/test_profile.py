@@ -77,7 +77,10 @@ def test_a_copy_of_a_profile_is_taken_by_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: m\ntitle: t\nengine: vllm\nkind: launch\nflgs: {}\n", "mine.yaml:5: unknown key 'flgs'"),
+        (
+            "name: m\ntitle: t\nengine: vllm\nkind: launch\nflgs: {}\n",
+            "mine.yaml:5: flgs: unknown key; allowed: name, .*did you mean 'flags'",
+        ),
         ("name: m\ntitle: t\nengine: vlm\nkind: launch\n", "'vlm' has no dialect"),
         ("name: m\ntitle: t\nengine: sglang\nkind: launch\n", "is for sglang, not for --target vllm"),
         ("name: m\ntitle: t\nengine: vllm\nkind: launch\nextends: vlmm\n", "did you mean 'vllm'"),

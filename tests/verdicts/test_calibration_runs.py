@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -101,8 +103,6 @@ def test_a_stored_run_that_was_extended_shows_noise_and_a_torn_one_does_not(worl
         ({"target": {"name": "attach"}}, "run r1 is of an attached serve, which nobody restarted for it"),
         ({"target": {"name": "embedded", "tree": "/repo"}}, "run r1 is of `ds4bench ci`, in turns with another build"),
         ({"target": {"name": "embedded", "serve_start": "s0"}}, "runs r0 and r1 are of the same start of a serve"),
-        ({"target": {"name": "embedded", "serve_args": ["--fault=slow_decode:0.2"]}}, "run r1 was .* injected faults"),
-        ({"target": {"name": "embedded", "serve_args": ["--fault", "short"]}}, "run r1 was .* injected faults"),
         ({"fingerprint": {"faults": ["slow_decode"]}}, r"run r1 was measured with injected faults \(slow_decode\)"),
         (
             {"fingerprint": {"hardware": {"cpu": "another"}}},
@@ -185,11 +185,14 @@ def test_calibrate_stores_the_noise_of_an_unsteady_machine_and_says_so(
     assert f"note: {note}" in capsys.readouterr().out
 
 
-async def test_faults_are_refused_before_hours_are_measured(world: Any) -> None:
-    prepared = prepare(world.gate(), None)
-    for flags in (("--fault=slow_decode",), ("--weights=random", "--fault", "slow_decode")):
-        with pytest.raises(TargetError, match="--fault: its noise would be kept for the serve without it"):
-            await measure_sessions(prepared, TargetOptions("embedded", serve_args=flags), 3, SilentProgress())
+async def test_faults_are_refused_before_hours_are_measured(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint = world.run(world.gate(), fingerprint={"faults": ["slow_decode"]}).manifest.fingerprint
+    serve = SimpleNamespace(endpoint=SimpleNamespace(fingerprint=fingerprint))
+    monkeypatch.setattr("ds4bench.calibration_runs.started", lambda *_: nullcontext(serve))
+    with pytest.raises(
+        TargetError, match=r"injected faults \(slow_decode\): its noise would be kept for the serve without"
+    ):
+        await measure_sessions(prepare(world.gate(), None), TargetOptions("embedded"), 3, SilentProgress())
 
 
 async def test_a_serve_that_somebody_else_started_is_not_restarted(world: Any) -> None:
