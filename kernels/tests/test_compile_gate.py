@@ -86,6 +86,8 @@ def test_a_dependent_kernel_waits_before_it_touches_memory(
             "st.volatile.global.b32 [%rd1], %r1;\nst.shared.b32 [%r1], %r2;\ngriddepcontrol.wait;\nred.global.add [%rd1];",
             ("st",),
         ),
+        ("@%p1 cp.async.bulk.prefetch.L2.global [%rd1], %r1;\nprefetch.global.L2 [%rd1];\ngriddepcontrol.wait;", ()),
+        ("cp.async.bulk.shared::cluster.global.mbarrier [%r1], [%rd1], 16, [%r2];\ngriddepcontrol.wait;", ("cp",)),
         ("griddepcontrol.launch_dependents;\nst.global.b32 [%rd1], %r1;", None),
     ],
 )

@@ -25,6 +25,9 @@ def check_cases() -> list[CheckCase]:
     ):  # fmt: skip
         cases.append(_insert("cache_insert", FP8_DS_MLA, HEAD_DIM, tokens, block_size, dtype))
         cases.append(_insert("indexer_insert", INDEXER_FP8, INDEX_DIM, tokens, block_size, dtype))
+    for name, width, start in (("gaps between keys", HEAD_DIM + 64, 0), ("keys start at 4 bytes", HEAD_DIM, 2)):
+        build = _placed(insert_build(FP8_DS_MLA, HEAD_DIM, 37, 64, torch.bfloat16), width, start)
+        cases.append(CheckCase("cache_insert", f"T=37 block 64 bfloat16 {name}", build, ("cache",), (_EXACT,)))
     for lens, gather, block_size, offset in (
         ([5, 0, 17], None, 2, 3), ([1], [1], 64, 0), ([40, 130, 7], [9, 12, 0], 64, 5), ([300, 20], [18, 20], 256, 0),
         ([3000, 1, 0, 1777], None, 64, 11), ([70_000, 128, 4099], [255, 128, 4000], 256, 1),
@@ -90,6 +93,20 @@ def insert_build(
         return {"k": k.to(dtype), "cache": cache, "slot_mapping": slots, "block_size": block_size}
 
     return build
+
+
+def _placed(build: Build, width: int, start: int) -> Build:
+    """The same keys, but ``width`` elements apart and the first one at element ``start`` of its memory."""
+
+    def placed(generator: torch.Generator, device: torch.device) -> Inputs:
+        inputs = build(generator, device)
+        k = inputs["k"]
+        memory = torch.full((start + len(k) * width,), torch.nan, dtype=k.dtype, device=device)
+        rows = memory[start:].view(len(k), width)[:, : k.shape[1]]
+        rows.copy_(k)
+        return {**inputs, "k": rows}
+
+    return placed
 
 
 def gather_build(lens: list[int], gather: list[int] | None, block_size: int, offset: int) -> Build:

@@ -14,7 +14,9 @@ _WGMMA = re.compile(r"(?<![\w.])wgmma\.mma_async\.(?:sp\.)?[\w.:]+")
 _WGMMA_ANY = re.compile(r"(?<![\w.])wgmma\.")
 _TCGEN05 = re.compile(r"(?<![\w.])tcgen05\.")
 _WAIT = re.compile(r"(?<![\w.])griddepcontrol\.wait\b")
-_GLOBAL = re.compile(r"(?<![\w.])(ld|st|atom|red|cp)\.[\w.:]*global\b")
+_GLOBAL = re.compile(  # not a prefetch: it reads nothing
+    r"(?<![\w.])(ld|st|atom|red|cp(?!\.async\.bulk\.prefetch))\.[\w.:]*global\b"
+)
 _RESOURCE = re.compile(r"\b(REG|STACK|SHARED|LOCAL):(\d+)")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from ds4_kernels.compile_gate.binary import Measurement
 from ds4_kernels.compile_gate.discover import Task
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def default_folder() -> Path:

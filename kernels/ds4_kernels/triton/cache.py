@@ -6,6 +6,9 @@ are bound by memory; a program takes several rows so that every thread has 16-by
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -22,7 +25,7 @@ from ds4_kernels.triton.common import (
     to_e4m3,
 )
 from ds4_kernels.triton.compile_case import CompileCase
-from ds4_kernels.triton.dependent import dependent, enter
+from ds4_kernels.triton.dependent import dependent, enter, fetch_rows_into_l2, let_next_start, wait
 from ds4_kernels.triton.index_builders import segment_of
 
 GROUP = tl.constexpr(layouts.MLA_GROUP)
@@ -36,7 +39,25 @@ INDEX_SCALES = tl.constexpr(layouts.INDEXER_FP8.scale_bytes)
 
 INSERT_ROWS, GATHER_ROWS, INDEXER_ROWS = 4, 8, 32
 WARPS = 4
-INSERT_WARPS = 4
+
+
+class InsertForm(NamedTuple):
+    """How ``cache_insert`` is launched. ``fetch``: keys and slots are asked for before the wait (``triton.dependent``);
+    ``early``: the next kernel may come before this one waits."""
+
+    warps: int
+    fetch: bool
+    early: bool
+
+
+INSERT_FORMS = (
+    (1024, InsertForm(8, True, False)),
+    (4096, InsertForm(8, True, True)),
+    (math.inf, InsertForm(4, True, True)),
+)
+"""By the most tokens: the fastest on an H200 (docs/speed.md)."""
+INSERT_GAPS = InsertForm(8, fetch=False, early=False)
+"""Keys with gaps between them, or at an address that a bulk request does not take."""
 
 
 @triton.jit
@@ -69,8 +90,7 @@ def store_mla_nope(cache_ptr, cache_stride, slot, keep, x, BLOCK_SIZE: tl.conste
     byte = _scale_byte(tl.max(tl.abs(x), axis=2))
     codes = _codes(x * inverse_pow2(byte)[:, :, None])
     block, offset = slot_address(cache_ptr, cache_stride, tl.where(keep, slot, 0), BLOCK_SIZE)
-    # The minimum keeps masked lanes inside the row too.
-    column = tl.minimum(group, ROPE_GROUP - 1)[None, :, None] * GROUP + tl.arange(0, GROUP)[None, None, :]
+    column = group[None, :, None] * GROUP + tl.arange(0, GROUP)[None, None, :]  # masked lanes are inside the row too
     at = (block + offset * MLA_DATA)[:, None, None] + column
     tl.store(at, codes, mask=keep[:, None, None] & nope[None, :, None])
     scales = block + BLOCK_SIZE * MLA_DATA + offset * MLA_SCALES
@@ -88,7 +108,7 @@ def mla_rope_address(cache_ptr, cache_stride, slot, BLOCK_SIZE: tl.constexpr):
 def load_mla_nope(row, keep):
     """The first 7 groups of rows of 512 at pointers [N], FP32 [N, 8, 64]; 0 in the last group and where not ``keep``."""
     group = tl.arange(0, GROUPS)
-    column = tl.minimum(group, ROPE_GROUP - 1)[None, :, None] * GROUP + tl.arange(0, GROUP)[None, None, :]
+    column = group[None, :, None] * GROUP + tl.arange(0, GROUP)[None, None, :]
     mask = keep[:, None, None] & (group < ROPE_GROUP)[None, :, None]
     return tl.load(row[:, None, None] + column, mask=mask, other=0.0).to(tl.float32)
 
@@ -108,21 +128,31 @@ def store_indexer(cache_ptr, cache_stride, slot, keep, x, BLOCK_SIZE: tl.constex
 @triton.jit(do_not_specialize=["tokens"])
 def _cache_insert_kernel(
     k_ptr, cache_ptr, slot_ptr, tokens, k_stride, cache_stride,
-    BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, FETCH: tl.constexpr, EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    enter(PDL)
-    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    if EARLY:
+        let_next_start(PDL)
+    first = tl.program_id(0) * ROWS
+    token = first + tl.arange(0, ROWS)
     inside = token < tokens
-    slot = tl.load(slot_ptr + token, mask=inside, other=-1)
+    group = tl.arange(0, GROUPS)[None, :, None]
+    column = tl.arange(0, GROUP)[None, None, :]
     # The keys do not wait for the slots: what is loaded for a skipped token is not stored.
     row = k_ptr + tl.where(inside, token, 0).to(tl.int64) * k_stride
-    column = tl.arange(0, GROUP)[None, :]
-    rope = tl.load(row[:, None] + NOPE + column, mask=inside[:, None], other=0.0)
-    x = load_mla_nope(row, inside)
+    if FETCH:
+        row_bytes: tl.constexpr = GROUPS * GROUP * k_ptr.dtype.element_ty.primitive_bitwidth // 8
+        size = tl.minimum(tokens - first, ROWS) * row_bytes
+        fetch_rows_into_l2(k_ptr + first.to(tl.int64) * k_stride, size, slot_ptr + first, PDL)
+    wait(PDL)
+    if not EARLY:
+        let_next_start(PDL)
+    k = tl.load(row[:, None, None] + (group * GROUP + column))
+    slot = tl.load(slot_ptr + token, mask=inside, other=-1)
     keep = slot >= 0
-    store_mla_nope(cache_ptr, cache_stride, slot, keep, x, BLOCK_SIZE)
-    target = mla_rope_address(cache_ptr, cache_stride, tl.where(keep, slot, 0), BLOCK_SIZE)
-    tl.store(target[:, None] + column, to_bf16(rope), mask=keep[:, None])
+    store_mla_nope(cache_ptr, cache_stride, slot, keep, k.to(tl.float32), BLOCK_SIZE)
+    target = mla_rope_address(cache_ptr, cache_stride, tl.where(keep, slot, 0), BLOCK_SIZE)[:, None, None] + column
+    tl.store(tl.broadcast_to(target, k.shape), to_bf16(k), mask=keep[:, None, None] & (group == ROPE_GROUP))
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -210,10 +240,18 @@ def cache_insert(k: Tensor, cache: Tensor, slot_mapping: Tensor, block_size: int
     contract.check_insert(k, cache, slot_mapping, block_size, layouts.FP8_DS_MLA, layouts.HEAD_DIM)
     tokens = slot_mapping.shape[0]
     if tokens:
+        form = _insert_form(k, tokens)
         _cache_insert_kernel[(triton.cdiv(tokens, INSERT_ROWS),)](
             k, cache, slot_mapping, tokens, k.stride(0), cache.stride(0),
-            BLOCK_SIZE=block_size, ROWS=INSERT_ROWS, num_warps=INSERT_WARPS, **dependent(k.device),
+            BLOCK_SIZE=block_size, ROWS=INSERT_ROWS, FETCH=form.fetch, EARLY=form.early,
+            num_warps=form.warps, **dependent(k.device),
         )  # fmt: skip
+
+
+def _insert_form(k: Tensor, tokens: int) -> InsertForm:
+    if k.stride(0) != k.shape[1] or k.data_ptr() % 16:
+        return INSERT_GAPS
+    return next(form for most, form in INSERT_FORMS if tokens <= most)
 
 
 def indexer_insert(k: Tensor, cache: Tensor, slot_mapping: Tensor, block_size: int) -> None:
@@ -279,9 +317,19 @@ def compile_cases() -> list[CompileCase]:
     sizes, dtypes = (2, 64, 256), ("bf16", "fp32")
     return [
         *(
-            _insert_case("cache_insert", _cache_insert_kernel, t, size, INSERT_ROWS, INSERT_WARPS)
+            _insert_case(
+                "cache_insert",
+                _cache_insert_kernel,
+                t,
+                size,
+                INSERT_ROWS,
+                form.warps,
+                FETCH=form.fetch,
+                EARLY=form.early,
+            )
             for size in sizes
             for t in dtypes
+            for form in (*(form for _, form in INSERT_FORMS), INSERT_GAPS)
         ),
         *(_insert_case("indexer_insert", _indexer_insert_kernel, t, 64, INDEXER_ROWS, WARPS) for t in dtypes),
         *(_gather_case(size, whole) for size in sizes for whole in (False, True)),
@@ -291,13 +339,17 @@ def compile_cases() -> list[CompileCase]:
     ]
 
 
-def _insert_case(op: str, kernel: object, dtype: str, block_size: int, rows: int, warps: int) -> CompileCase:
+def _insert_case(
+    op: str, kernel: object, dtype: str, block_size: int, rows: int, warps: int, **constants: bool
+) -> CompileCase:
     signature = {
         "k_ptr": f"*{dtype}", "cache_ptr": "*u8", "slot_ptr": "*i64", "tokens": "i32", "k_stride": "i32",
         "cache_stride": "i32",
     }  # fmt: skip
-    constexprs = {"BLOCK_SIZE": block_size, "ROWS": rows, "PDL": True}
-    config, strides = f"{dtype} block {block_size}", ("k_stride", "cache_stride")
+    constexprs = {"BLOCK_SIZE": block_size, "ROWS": rows, "PDL": True, **constants}
+    form = f" {warps} warps" if constants else ""
+    named = "".join(f" {name.lower()}" for name, on in constants.items() if on)
+    config, strides = f"{dtype} block {block_size}{form}{named}", ("k_stride", "cache_stride")
     return CompileCase(op, config, kernel, signature, constexprs, warps, divisible=strides)
 
 

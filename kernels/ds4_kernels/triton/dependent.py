@@ -60,3 +60,15 @@ def fetch_into_l2(at, PDL: tl.constexpr):
         tl.inline_asm_elementwise(
             "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
         )
+
+
+@triton.jit
+def fetch_rows_into_l2(rows, size, beside, PDL: tl.constexpr):
+    """``fetch_into_l2`` of ``size`` bytes (not 0) from pointer ``rows`` on, both multiples of 16, and of the line at pointer
+    ``beside``: two requests of one thread."""
+    if PDL:
+        tl.inline_asm_elementwise(
+            "{ .reg .pred first; .reg .b32 thread; mov.u32 thread, %tid.x; setp.eq.u32 first, thread, 0;"
+            " @first cp.async.bulk.prefetch.L2.global [$1], $2; @first prefetch.global.L2 [$3]; mov.u32 $0, 0; }",
+            "=r,l,r,l", [rows.to(tl.int64), size, beside.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
