@@ -66,14 +66,19 @@ async def measure_sessions(
         run_id = prepared.new_run_id()
         progress.note(f"session {number + 1} of {count}: run {run_id}")
         async with started(target, runs.run_folder(run_id) / "serve.log", run_id, progress) as serve:
-            if faults := serve.endpoint.fingerprint.faults:
-                raise TargetError(
-                    f"calibrate refuses a serve with injected faults ({', '.join(faults)}): its noise would be kept for the "
-                    "serve without them"
-                )
+            _refuse_faults(serve.endpoint.fingerprint)
             run = await measure(prepared, serve, progress, run_id=run_id, role="calibration")
+        _refuse_faults(run.manifest.fingerprint)  # ops made wrong on purpose are known by now
         found.append(_fit(prepared.gate, judged(prepared.gate, run, None)))
     return found
+
+
+def _refuse_faults(fingerprint: Fingerprint | None) -> None:
+    if fingerprint is not None and fingerprint.faults:
+        raise TargetError(
+            f"calibrate refuses a serve with injected faults ({', '.join(fingerprint.faults)}): its noise would be kept for "
+            "the serve without them"
+        )
 
 
 def stored_sessions(gate: EffectiveGate, run_ids: Sequence[str]) -> list[RunData]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Reports:
         """Raises SpecError for a file that cannot be written: better now than after hours of measuring."""
         for option, path in (("--junit", self.junit), ("--summary", self.summary)):
             if path is not None:
-                new = not Path(path).exists()
+                new = not os.path.lexists(path)
                 try:
                     with Path(path).open("a", encoding="utf-8"):
                         pass

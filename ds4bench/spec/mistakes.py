@@ -36,21 +36,22 @@ def explain(error: ValidationError, root: Node, workload: str) -> str:
 
 def first_mistake(error: ValidationError, root: Node, origin: object, model: type[BaseModel]) -> str:
     """The line of the first mistake of a file of ``model``; of one that it inherits, the file alone that a user gave."""
-    line = plain_line(error.errors(include_url=False)[0], root, model)
+    item = error.errors(include_url=False)[0]
+    line = plain_line(item, root, model if len(item["loc"]) == 1 else None)
     return line if line.startswith(f"{origin}:") else f"{origin}: {line.partition(': ')[2]}"
 
 
-def plain_line(item: Any, root: Node, model: type[BaseModel]) -> str:
+def plain_line(item: Any, root: Node, model: type[BaseModel] | None) -> str:
     """A mistake in a file without kinds and unions: ``gates/suites/smoke.yaml:7: gates.1.repeats: what is wrong``.
 
-    ``model`` is the one whose keys are allowed where one is unknown.
+    ``model`` is the one whose keys are allowed where one is unknown; None: they are not listed.
     """
-    node, steps = root, []
+    node, steps, parent = root, [], root
     for step in item["loc"]:
         below = child(node, step)
         if below is None or isinstance(node, ScalarNode):
             break
-        node = below
+        parent, node = node, below
         steps.append(str(step))
     missing = [str(step) for step in item["loc"][len(steps) :]]
     path = ".".join([*steps, *missing])
@@ -58,8 +59,9 @@ def plain_line(item: Any, root: Node, model: type[BaseModel]) -> str:
     if item["type"] == "missing":
         message = "missing"
     if item["type"] == "extra_forbidden":
-        known = list(model.model_fields)
-        message = f"unknown key; allowed: {', '.join(known)}{did_you_mean(item['loc'][-1], known)}"
+        known = list(model.model_fields) if model else []
+        allowed_keys = f"; allowed: {', '.join(known)}{did_you_mean(item['loc'][-1], known)}" if known else ""
+        node, message = key_node(parent, item["loc"][-1]) or node, f"unknown key{allowed_keys}"
     return f"{where(node)}: {path}: {message}" if path else f"{where(node)}: {message}"
 
 

@@ -44,7 +44,9 @@ CPU = torch.device("cpu")
 BF16 = torch.bfloat16
 EDGES = (1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 32, 33, 48, 63, 64, 65, 127, 128, 129, 256, 257, 511, 512, 513, 600)
 COUNTS = sorted({*EDGES, *random.Random(7).sample([n for n in range(1, 601) if n not in EDGES], 50 - len(EDGES))})
-"""50 numbers of tokens: beside every limit at which a module changes its tile, most of them no multiple of 16."""
+"""50 numbers of tokens: beside every limit at which a module changes its tile, most of them no multiple of 16. One limit is
+beyond them: ``MANY``."""
+MANY = {"cache_insert": (1024, 1025)}
 
 BY_TOKENS: dict[str, Callable[[int], Build]] = {
     "sparse_attention_prefill H=64": lambda t: sparse_attention._prefill_build(t, 64, 70, 40, "random"),
@@ -104,7 +106,7 @@ BY_TOKENS: dict[str, Callable[[int], Build]] = {
 def launched(label: str, counts: Iterable[int], device: torch.device) -> list[Variant]:
     """What is compiled for calls with these numbers of tokens."""
     with coverage.recording(fresh=True) as variants:
-        for tokens in counts:
+        for tokens in (*counts, *MANY.get(label, ())):
             inputs = BY_TOKENS[label](tokens)(torch.Generator().manual_seed(tokens), device)
             ops.implementation(label.split(maxsplit=1)[0], "triton")(**inputs)
     return variants

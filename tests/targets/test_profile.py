@@ -81,6 +81,14 @@ def test_a_copy_of_a_profile_is_taken_by_its_path(tmp_path: Path) -> None:
             "name: m\ntitle: t\nengine: vllm\nkind: launch\nflgs: {}\n",
             "mine.yaml:5: flgs: unknown key; allowed: name, .*did you mean 'flags'",
         ),
+        (
+            "name: m\ntitle: t\nengine: vllm\nkind: launch\nflgs:\n  a: b\n",
+            "mine.yaml:5: flgs: unknown key; allowed: name, ",
+        ),
+        (
+            "name: m\ntitle: t\nengine: vllm\nkind: launch\nrerouted:\n- {id: a, since: b, to: c,\n   frm: d}\n",
+            r"mine.yaml:7: rerouted\.0\.frm: unknown key$",  # the keys of the whole file are none of its
+        ),
         ("name: m\ntitle: t\nengine: vlm\nkind: launch\n", "'vlm' has no dialect"),
         ("name: m\ntitle: t\nengine: sglang\nkind: launch\n", "is for sglang, not for --target vllm"),
         ("name: m\ntitle: t\nengine: vllm\nkind: launch\nextends: vlmm\n", "did you mean 'vllm'"),

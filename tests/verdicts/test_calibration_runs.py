@@ -195,6 +195,23 @@ async def test_faults_are_refused_before_hours_are_measured(world: Any, monkeypa
         await measure_sessions(prepare(world.gate(), None), TargetOptions("embedded"), 3, SilentProgress())
 
 
+async def test_ops_made_wrong_on_purpose_are_known_once_measured_and_refused(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.run(world.gate(), fingerprint={"faults": ["fp8_einsum doubled"]})
+    clean = world.run(world.gate()).manifest.fingerprint
+    serve = SimpleNamespace(endpoint=SimpleNamespace(fingerprint=clean))
+    monkeypatch.setattr("ds4bench.calibration_runs.started", lambda *_: nullcontext(serve))
+
+    async def measured(*_: Any, **__: Any) -> RunData:
+        assert isinstance(run, RunData)
+        return run
+
+    monkeypatch.setattr("ds4bench.calibration_runs.measure", measured)
+    with pytest.raises(TargetError, match=r"injected faults \(fp8_einsum doubled\)"):
+        await measure_sessions(prepare(world.gate(), None), TargetOptions("embedded"), 3, SilentProgress())
+
+
 async def test_a_serve_that_somebody_else_started_is_not_restarted(world: Any) -> None:
     prepared = prepare(world.gate(), None)
     with pytest.raises(TargetError, match="cannot restart one that it did not launch"):

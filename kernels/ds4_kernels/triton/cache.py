@@ -6,7 +6,6 @@ are bound by memory; a program takes several rows so that every thread has 16-by
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -39,25 +38,22 @@ INDEX_SCALES = tl.constexpr(layouts.INDEXER_FP8.scale_bytes)
 
 INSERT_ROWS, GATHER_ROWS, INDEXER_ROWS = 4, 8, 32
 WARPS = 4
+INSERT_WARPS = 8
 
 
 class InsertForm(NamedTuple):
     """How ``cache_insert`` is launched. ``fetch``: keys and slots are asked for before the wait (``triton.dependent``);
     ``early``: the next kernel may come before this one waits."""
 
-    warps: int
     fetch: bool
     early: bool
 
 
-INSERT_FORMS = (
-    (1024, InsertForm(8, True, False)),
-    (4096, InsertForm(8, True, True)),
-    (math.inf, InsertForm(4, True, True)),
-)
-"""By the most tokens: the fastest on an H200 (docs/speed.md)."""
-INSERT_GAPS = InsertForm(8, fetch=False, early=False)
+INSERT_WAITING, INSERT_EARLY = InsertForm(fetch=True, early=False), InsertForm(fetch=True, early=True)
+INSERT_GAPS = InsertForm(fetch=False, early=False)
 """Keys with gaps between them, or at an address that a bulk request does not take."""
+WAITING_TOKENS = 1024
+"""Up to how many tokens the next kernel comes after this one's wait: docs/speed.md."""
 
 
 @triton.jit
@@ -244,14 +240,14 @@ def cache_insert(k: Tensor, cache: Tensor, slot_mapping: Tensor, block_size: int
         _cache_insert_kernel[(triton.cdiv(tokens, INSERT_ROWS),)](
             k, cache, slot_mapping, tokens, k.stride(0), cache.stride(0),
             BLOCK_SIZE=block_size, ROWS=INSERT_ROWS, FETCH=form.fetch, EARLY=form.early,
-            num_warps=form.warps, **dependent(k.device),
+            num_warps=INSERT_WARPS, **dependent(k.device),
         )  # fmt: skip
 
 
 def _insert_form(k: Tensor, tokens: int) -> InsertForm:
     if k.stride(0) != k.shape[1] or k.data_ptr() % 16:
         return INSERT_GAPS
-    return next(form for most, form in INSERT_FORMS if tokens <= most)
+    return INSERT_WAITING if tokens <= WAITING_TOKENS else INSERT_EARLY
 
 
 def indexer_insert(k: Tensor, cache: Tensor, slot_mapping: Tensor, block_size: int) -> None:
@@ -317,19 +313,10 @@ def compile_cases() -> list[CompileCase]:
     sizes, dtypes = (2, 64, 256), ("bf16", "fp32")
     return [
         *(
-            _insert_case(
-                "cache_insert",
-                _cache_insert_kernel,
-                t,
-                size,
-                INSERT_ROWS,
-                form.warps,
-                FETCH=form.fetch,
-                EARLY=form.early,
-            )
+            _insert_case("cache_insert", _cache_insert_kernel, t, size, INSERT_ROWS, INSERT_WARPS, form)
             for size in sizes
             for t in dtypes
-            for form in (*(form for _, form in INSERT_FORMS), INSERT_GAPS)
+            for form in (INSERT_WAITING, INSERT_EARLY, INSERT_GAPS)
         ),
         *(_insert_case("indexer_insert", _indexer_insert_kernel, t, 64, INDEXER_ROWS, WARPS) for t in dtypes),
         *(_gather_case(size, whole) for size in sizes for whole in (False, True)),
@@ -340,16 +327,18 @@ def compile_cases() -> list[CompileCase]:
 
 
 def _insert_case(
-    op: str, kernel: object, dtype: str, block_size: int, rows: int, warps: int, **constants: bool
+    op: str, kernel: object, dtype: str, block_size: int, rows: int, warps: int, form: InsertForm | None = None
 ) -> CompileCase:
     signature = {
         "k_ptr": f"*{dtype}", "cache_ptr": "*u8", "slot_ptr": "*i64", "tokens": "i32", "k_stride": "i32",
         "cache_stride": "i32",
     }  # fmt: skip
-    constexprs = {"BLOCK_SIZE": block_size, "ROWS": rows, "PDL": True, **constants}
-    form = f" {warps} warps" if constants else ""
-    named = "".join(f" {name.lower()}" for name, on in constants.items() if on)
-    config, strides = f"{dtype} block {block_size}{form}{named}", ("k_stride", "cache_stride")
+    constexprs = {"BLOCK_SIZE": block_size, "ROWS": rows, "PDL": True}
+    named = ""
+    if form is not None:
+        constexprs |= {"FETCH": form.fetch, "EARLY": form.early}
+        named = "".join(f" {name}" for name, on in form._asdict().items() if on)
+    config, strides = f"{dtype} block {block_size}{named}", ("k_stride", "cache_stride")
     return CompileCase(op, config, kernel, signature, constexprs, warps, divisible=strides)
 
 

@@ -2,11 +2,12 @@
 costs less of the microseconds that a small kernel takes. Compute capability 9.0 and later; elsewhere nothing changes.
 
 A kernel that is launched so must have waited before it reads what an earlier kernel wrote, or writes what one reads, and in
-every program: who waits for this kernel takes all earlier ones to have ended too. Before it waits it may ask for weights
-(``fetch_into_l2``): a request to the cache reads nothing.
+every program: who waits for this kernel takes all earlier ones to have ended too. Before it waits it may ask for weights, and
+even for what the kernel before it is still writing (``fetch_into_l2``): a request to the L2 cache reads nothing, and all
+multiprocessors write through that one cache.
 
 Most kernels only wait. One that lets the next come at its start gives away places that its own programs, or pipelines of
-the next, would have used: on an H200 decode attention was slower so, the cache writers were faster (docs/speed.md).
+the next, would have used: on an H200 decode attention was slower so, some cache writers were faster (docs/speed.md).
 """
 
 from __future__ import annotations
