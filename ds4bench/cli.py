@@ -84,8 +84,8 @@ def gate(
     baseline: Annotated[
         str,
         typer.Option(
-            help="What to compare with: a promoted baseline's name; [b]here[/b]: this machine's own, measured first when "
-            "there is none; [b]none[/b]: measure only."
+            help="What to compare with: a promoted baseline's name; [b]here[/b]: this machine's own, measured too when "
+            "there is none (embedded engine: in turns with the candidate); [b]none[/b]: measure only."
         ),
     ] = "none",
     set_: Overrides = None,

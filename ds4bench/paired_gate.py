@@ -59,18 +59,22 @@ def order(block: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """What is said of head. ``unfit``: why the base run is no measurement, and the verdict therefore none of head."""
+    """What is said of head. ``unfit``: why the base run is no measurement, and the verdict therefore none of head.
+    ``baseline``: what head was compared with."""
 
     run_id: str
     verdict: GateVerdict
     died: bool
     unfit: str | None = None
+    baseline: Baseline | None = None
 
 
 @dataclass(frozen=True)
 class GatePair:
     """``base`` and ``head`` answer the gate in turns. ``at_once``: they have CPU cores enough of their own to answer
-    together where no times are judged. ``label``: what the base is called in sentences."""
+    together where no times are judged. ``label``: what the base is called in sentences. ``same_build``: both are, so that
+    head is not excused for what the base does too. ``run_ids`` and ``sides`` (who is told of single batches) are those of
+    base and head."""
 
     prepared: Prepared
     base: Started
@@ -78,14 +82,20 @@ class GatePair:
     label: str
     progress: Progress
     at_once: bool = False
+    same_build: bool = False
+    run_ids: tuple[str, str] | None = None
+    sides: tuple[Progress, Progress] = (SilentProgress(), SilentProgress())
 
     async def measure(self) -> PairVerdict:
         """All blocks, and the declared extension when they leave the comparison open. Raises RunInterruptedError,
         SpecError, WorkloadError."""
         gate = self.prepared.gate
+        run_ids = self.run_ids or (self.prepared.new_run_id(), self.prepared.new_run_id())
         recordings = [
-            Recording(self.prepared, serve, SilentProgress(), run_id=self.prepared.new_run_id(), role=role)
-            for serve, role in ((self.base, "baseline"), (self.head, "candidate"))
+            Recording(self.prepared, serve, told, run_id=run_id, role=role)
+            for serve, told, run_id, role in zip(
+                (self.base, self.head), self.sides, run_ids, ("baseline", "candidate"), strict=True
+            )
         ]
         with recordings[0], recordings[1]:
             await self.blocks(recordings, 0, gate.spec.repeats.count)
@@ -116,10 +126,12 @@ class GatePair:
         run_id, outcome = head.manifest.run_id, judged(self.prepared.gate, base, None)
         if not died and (unfit := unfit_base(gate, outcome, self.label)):
             return PairVerdict(run_id, unfit, died, unfit.sentence)
-        verdict = decide(gate, head, self._baseline(base, head))
-        verdict = without_what_base_fails(gate.spec, verdict, outcome.verdict, self.label)
+        baseline = self._baseline(base, head)
+        verdict = decide(gate, head, baseline)
+        if not self.same_build:
+            verdict = without_what_base_fails(gate.spec, verdict, outcome.verdict, self.label)
         write_verdict(run_id, verdict)
-        return PairVerdict(run_id, verdict, died)
+        return PairVerdict(run_id, verdict, died, baseline=baseline)
 
     def _baseline(self, base: RunData, head: RunData) -> Baseline:
         made = baselines.from_run(base, self.label)

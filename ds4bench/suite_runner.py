@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ds4bench.core import Baseline, Verdict
 from ds4bench.errors import SpecError, TargetDiedError, WorkloadError
+from ds4bench.first_baseline import measure_both, refuse_faults, room_for_two
 from ds4bench.run_session import (
     Prepared,
     Started,
@@ -141,15 +142,23 @@ class SuiteRunner:
                 return
 
     async def _group(self, jobs: list[Job], target: TargetOptions, number: int) -> None:
-        """Gates that share a serve. Where baselines of this machine are missing they are measured first, on a serve of
-        their own: what a restart changes must lie between a baseline and its candidate."""
+        """Gates that share a serve. Where baselines of this machine are missing a second serve is needed, since what a
+        restart changes must lie between a baseline and its candidate: beside the first one where there is room, and the
+        gate is asked of both in turns; else before it, for all of these gates."""
         async with self._serve(target, f"serve-{number}.log") as serve:
             missing = [job for job in jobs if self._lacks_baseline(job, serve)]
             if not missing:
                 await self._candidates(jobs, serve)
                 return
+            refuse_faults(serve, target)
             names = ", ".join(job.title for job in missing)
-            self.progress.note(f"this machine has no comparable baseline yet of {names}: measured first")
+            both = room_for_two(target)
+            when = "measured now, in turns with the candidates" if both else "measured first"
+            self.progress.note(f"this machine has no comparable baseline yet of {names}: {when}")
+            if both:
+                async with self._serve(target, f"serve-{number}-candidate.log") as candidate:
+                    await self._candidates(jobs, candidate, serve)
+                return
             for job in missing:
                 await self._guarded(job, self._measure_baseline(job, serve))
                 if self.state.died is not None:
@@ -160,11 +169,15 @@ class SuiteRunner:
     def _serve(self, target: TargetOptions, log: str) -> AbstractAsyncContextManager[Started]:
         return started(target, suite_runs.folder_of(self.state.run_id) / log, self.state.run_id, self.progress)
 
-    async def _candidates(self, jobs: list[Job], serve: Started) -> None:
+    async def _candidates(self, jobs: list[Job], serve: Started, base: Started | None = None) -> None:
+        """What is left of the gates; with ``base``, a second serve, the missing baselines too."""
         for job in jobs:
             if job.record.done:
                 continue
-            await self._guarded(job, self._measure_candidate(job, serve))
+            if base is not None and self._lacks_baseline(job, serve):
+                await self._guarded(job, self._measure_both(job, base, serve))
+            else:
+                await self._guarded(job, self._measure_candidate(job, serve))
             if self.state.died is not None:
                 return
 
@@ -194,6 +207,17 @@ class SuiteRunner:
             baselines.save_here(run)
         else:  # nothing to compare with: this is the gate's outcome
             record.done = True
+
+    async def _measure_both(self, job: Job, base: Started, serve: Started) -> None:
+        """Both sides or nothing: a pair that is interrupted is measured again whole, so its runs are noted at its end."""
+        record, run_ids = job.record, (job.prepared.new_run_id(), job.prepared.new_run_id())
+        outcome = await measure_both(job.prepared, base, serve, self.progress, run_ids)
+        record.baseline_run = run_ids[0]
+        if outcome.run.manifest.run_id == run_ids[1]:
+            record.run = run_ids[1]
+        record.done = True
+        self.state.died = outcome.run.died
+        self.progress.note(f"{job.title}: {outcome.verdict.verdict}")
 
     async def _measure_candidate(self, job: Job, serve: Started) -> None:
         record, gate = job.record, job.prepared.gate

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from ds4bench.commands.resume_hint import resume_command
 from ds4bench.core import Baseline, Fingerprint, RunData, Verdict
 from ds4bench.errors import SpecError
+from ds4bench.first_baseline import measure_both, refuse_faults, room_for_two
 from ds4bench.run_session import (
     Outcome,
     RunInterruptedError,
+    Started,
     TargetOptions,
     check_same_serve,
     fit_for_baseline,
@@ -103,21 +105,18 @@ class _Session:
         self.named = _named_baseline(options, self.gate)
 
     async def run(self) -> Outcome:
-        """Measure and decide. With ``--baseline here`` a missing baseline of this machine is measured first."""
-        role = None if self.options.baseline == "here" else "candidate"
-        run = await self._measure(role, self.resumed)
-        if run.manifest.target["role"] == "baseline":
-            outcome = judged(self.gate, run, None)
-            if not fit_for_baseline(self.gate, outcome):
-                return outcome  # INVALID, interrupted or unverified: nothing to compare with, and this says why
-            baselines.save_here(run)
-            run = await self._measure("candidate", None)
-        return judged(self.gate, run, self._baseline(run.manifest.fingerprint))
+        """Measure and decide. With ``--baseline here`` a missing baseline of this machine is measured too: in turns with the
+        candidate where there is room for a second serve, else before it."""
+        outcome = await self._measure(None if self.options.baseline == "here" else "candidate", self.resumed)
+        if outcome.run.manifest.target["role"] != "baseline" or not fit_for_baseline(self.gate, outcome):
+            return outcome  # of a baseline INVALID, interrupted or unverified: nothing to compare with, and this says why
+        baselines.save_here(outcome.run)
+        return await self._measure("candidate", None)
 
-    async def _measure(self, role: str | None, resumed: RunData | None) -> RunData:
+    async def _measure(self, role: str | None, resumed: RunData | None) -> Outcome:
         """One run on a freshly started target, or the rest of ``resumed``.
 
-        ``role`` None: the run becomes this machine's baseline if there is no comparable one yet, else a candidate.
+        ``role`` None: where this machine has a comparable baseline the run is a candidate, where it has none it becomes it.
         """
         run_id = resumed.manifest.run_id if resumed else self.prepared.new_run_id()
         async with started(self.target, runs.run_folder(run_id) / "serve.log", run_id, self.progress) as serve:
@@ -125,14 +124,26 @@ class _Session:
                 check_same_serve(resumed, serve.endpoint)
             baseline = self._baseline(serve.endpoint.fingerprint)
             role = resumed.manifest.target["role"] if resumed is not None else role
+            if role is None and baseline is None:
+                refuse_faults(serve, self.target)
+                if room_for_two(self.target):
+                    return await self._measure_both(serve, run_id)
             if role is None:
                 role = "baseline" if baseline is None else "candidate"
                 if role == "baseline":
                     self.progress.note("this machine has no comparable baseline yet: it is measured first")
-            return await measure(
+            run = await measure(
                 self.prepared, serve, self.progress, run_id=run_id, role=role, resumed=resumed,
                 baseline=None if role == "baseline" else baseline,
             )  # fmt: skip
+        return judged(self.gate, run, None if role == "baseline" else self._baseline(run.manifest.fingerprint))
+
+    async def _measure_both(self, base: Started, base_run: str) -> Outcome:
+        """The machine's baseline on the serve that is up, and the candidate on a second one, in turns."""
+        self.progress.note("this machine has no comparable baseline yet: it is measured now, in turns with the candidate")
+        run_id = self.prepared.new_run_id()
+        async with started(self.target, runs.run_folder(run_id) / "serve.log", base_run, self.progress) as head:
+            return await measure_both(self.prepared, base, head, self.progress, (base_run, run_id))
 
     def _effective_gate(self) -> EffectiveGate:
         options = self.options

@@ -40,7 +40,7 @@ def collect() -> dict[str, Any]:
         "os": platform.platform(),
         "hardware": hardware_fingerprint(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "ram_gib": _ram_gib(),
+        "ram_gib": ram_gib(),
         "command": [Path(sys.argv[0]).name, *keys.masked(sys.argv[1:])],
     }
 
@@ -88,7 +88,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _ram_gib() -> float | None:
+def ram_gib() -> float | None:
+    """Physical memory; None where the system does not tell."""
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     return None

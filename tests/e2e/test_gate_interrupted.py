@@ -118,6 +118,24 @@ def test_a_resume_on_another_serve_is_refused(interrupted: Interrupted) -> None:
     assert lines(interrupted.run / "batches.jsonl") == before
 
 
+@pytest.mark.slow
+def test_a_first_run_that_is_interrupted_goes_on_with_the_baseline_alone(folder: Path) -> None:
+    process = start(folder, "--baseline", "here")
+    runs = folder / ".ds4bench" / "runs"
+    wait_for(lambda: len(list(runs.glob("*/batches.jsonl"))) == 2, process, "second side")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    roles = {json.loads((run / "run.json").read_text())["target"]["role"]: run for run in runs.iterdir()}
+    assert process.returncode == 130
+    assert f"--resume {roles['baseline'].name}" in err
+    kept = lines(roles["baseline"] / "batches.jsonl")
+    code, document, err = gate(folder, "--baseline", "here", "--resume", roles["baseline"].name)
+    assert code in (0, 1, 3, 4), err
+    assert "no baseline" not in document["verdict"]["sentence"]
+    assert document["run"] not in {run.name for run in roles.values()}  # the other half of the pair counts for nothing
+    assert lines(roles["baseline"] / "batches.jsonl")[: len(kept)] == kept
+
+
 def test_prompts_without_salt_make_the_run_invalid_and_name_the_cached_tokens(folder: Path) -> None:
     code, document, _ = gate(folder, "--set", "request.salt=false")
     assert (code, document["verdict"]["verdict"]) == (3, "INVALID")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -36,15 +37,28 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 def wait_for_gate(folder: Path, process: subprocess.Popen[str], place: int, before: str) -> dict[str, Any]:
     """The suite's state once its gate at ``place`` has measured a batch."""
+    found: dict[str, Any] = {}
+
+    def measured() -> bool:
+        found.update(state_of(folder))
+        begun = found["gates"][place]["run"] if found["run_id"] != before else None
+        return begun is not None and any(row["phase"] == "measure" for row in batches(folder, begun))
+
+    wait_for(measured, process)
+    return found
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
-    while True:
+    while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-        state = state_of(folder)
-        begun = state["gates"][place]["run"] if state["run_id"] != before else None
-        if begun is not None and any(row["phase"] == "measure" for row in batches(folder, begun)):
-            return state
+
+
+def manifest(folder: Path, run_id: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / ".ds4bench" / "runs" / run_id / "run.json").read_text())
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +92,30 @@ def test_only_a_gate_that_compares_is_measured_twice_and_one_serve_carries_all(
     assert [bool(gate["baseline_run"]) for gate in state["gates"]] == [False, True]
     suite = folder / ".ds4bench" / "suites" / state["run_id"]
     assert len(list(suite.glob("serve-*.log"))) == 2  # the baseline's and the candidates'
-    second = json.loads((folder / ".ds4bench" / "runs" / state["gates"][1]["run"] / "run.json").read_text())
-    assert second["detectable"][0].startswith(
-        "ttft: with 3 repeats and the baseline's noise this gate can see a change of "
-    )
+    starts = {role: manifest(folder, state["gates"][1][role])["target"] for role in ("baseline_run", "run")}
+    assert [target["role"] for target in starts.values()] == ["baseline", "candidate"]
+    assert len({target["serve_start"] for target in starts.values()}) == 2
+
+
+@pytest.mark.slow
+def test_a_first_suite_that_is_interrupted_measures_the_torn_pair_again(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    process = start(folder, *promote("--baseline", "here"))
+    runs = folder / ".ds4bench" / "runs"
+    wait_for(lambda: len(list(runs.glob("*small*/batches.jsonl"))) == 2, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    state = state_of(folder)
+    assert process.returncode == 130
+    assert f"ds4bench promote --resume {state['run_id']}" in err
+    code, document, err = run(folder, "promote", "--resume", state["run_id"])
+    assert (code, document["verdict"]) == (1, "FAIL"), err  # of the gate that is bounded
+    resumed = state_of(folder)["gates"]
+    assert [gate["done"] for gate in resumed] == [True, True]
+    assert resumed[0]["run"] == state["gates"][0]["run"]
+    assert {manifest(folder, resumed[1][role])["target"]["role"] for role in ("baseline_run", "run")} == {
+        "baseline", "candidate",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -93,6 +127,8 @@ def test_an_interrupted_suite_goes_on_where_it_stopped(promoted: tuple[int, dict
     assert process.returncode == 130
     assert f"ds4bench promote --resume {state['run_id']}" in err
     kept = batches(folder, state["gates"][1]["run"])
+    foreseen = manifest(folder, state["gates"][1]["run"])["detectable"]
+    assert foreseen[0].startswith("ttft: with 3 repeats and the baseline's noise this gate can see a change of ")
     code, document, err = run(folder, "promote", "--resume", state["run_id"])
     assert (code, document["verdict"]) == (1, "FAIL"), err
     assert [gate["run"] for gate in document["gates"]] == [gate["run"] for gate in state["gates"]]
