@@ -228,6 +228,7 @@ def test_cells_and_requests_of_both_sides_reach_one_display() -> None:
     side, cell = SideProgress(Shown(), "candidate"), Cell("p1-c2", 2, {})
     side.start([cell], 3)
     side.phase("preparing")
+    side.phase("preparing")  # of the next block
     side.note("extended")
     side.batch_started(cell, 1, "measure", 4)
     side.first_token(cell, 3, 0.5)

@@ -19,14 +19,17 @@ class SideProgress(SilentProgress):
 
     def __init__(self, shown: Progress, name: str) -> None:
         self._shown, self._name = shown, name
+        self._phases: set[str] = set()
 
     def cells(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells as they are called in the display of both sides."""
         return [self._cell(cell) for cell in cells]
 
     def phase(self, text: str) -> None:
-        """See ``Progress``."""
-        self._shown.phase(f"{self._name}: {text}")
+        """See ``Progress``. Each once: every block has the same ones."""
+        if text not in self._phases:
+            self._phases.add(text)
+            self._shown.phase(f"{self._name}: {text}")
 
     def note(self, text: str) -> None:
         """See ``Progress``."""
