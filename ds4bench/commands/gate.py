@@ -109,7 +109,7 @@ class _Session:
         candidate where there is room for a second serve, else before it."""
         outcome = await self._measure(None if self.options.baseline == "here" else "candidate", self.resumed)
         if outcome.run.manifest.target["role"] != "baseline" or not fit_for_baseline(self.gate, outcome):
-            return outcome  # of a baseline INVALID, interrupted or unverified: nothing to compare with, and this says why
+            return outcome  # a baseline that is INVALID, interrupted or unverified says by itself what is wrong
         baselines.save_here(outcome.run)
         return await self._measure("candidate", None)
 
@@ -140,7 +140,7 @@ class _Session:
 
     async def _measure_both(self, base: Started, base_run: str) -> Outcome:
         """The machine's baseline on the serve that is up, and the candidate on a second one, in turns."""
-        self.progress.note("this machine has no comparable baseline yet: it is measured now, in turns with the candidate")
+        self.progress.note("this machine has no comparable baseline yet: measured now, in turns with the candidate")
         run_id = self.prepared.new_run_id()
         async with started(self.target, runs.run_folder(run_id) / "serve.log", base_run, self.progress) as head:
             return await measure_both(self.prepared, base, head, self.progress, (base_run, run_id))
