@@ -213,8 +213,7 @@ class SuiteRunner:
         record, run_ids = job.record, (job.prepared.new_run_id(), job.prepared.new_run_id())
         outcome = await measure_both(job.prepared, base, serve, self.progress, run_ids)
         record.baseline_run = run_ids[0]
-        if outcome.run.manifest.run_id == run_ids[1]:
-            record.run = run_ids[1]
+        record.run = run_ids[1] if outcome.run.manifest.run_id == run_ids[1] else None  # not an earlier pair's
         record.done = True
         self.state.died = outcome.run.died
         self.progress.note(f"{job.title}: {outcome.verdict.verdict}")
